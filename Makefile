@@ -1,0 +1,56 @@
+# Every target sets up what it needs; `make` alone lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup paper test slow lint lab data bench oracle clean
+
+PYTHON ?= python3
+PROFILE ?= auto
+DATA ?=
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+OPTIONS := --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+OLD_PYTHON := MedShift needs Python 3.11 or newer; say which one to use: make PYTHON=python3.12
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PROFILE=smoke|cpu|gpu|paper|auto   DATA=folder of your own X-rays   PYTHON=python3.12"
+
+setup: .venv/.ready  ## make .venv and install the locked packages into it
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(OLD_PYTHON)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+paper: setup  ## rebuild every figure of the profile (PROFILE=, DATA=)
+	$(BIN)/medshift paper $(OPTIONS)
+
+test: setup  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: setup  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## ruff (code and notebooks), mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/mypy medshift
+	$(BIN)/lint-imports
+
+lab: setup  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+data: setup  ## only make the data of the profile
+	$(BIN)/medshift data $(OPTIONS)
+
+bench: setup  ## measure speeds on this machine
+	$(BIN)/python -m pytest -s tests/bench -m bench
+
+oracle: setup  ## the projector against DiffDRR (installs 1.1 GB)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[oracle]"
+	$(BIN)/python -m pytest -m oracle
+
+clean:  ## remove what was built, keeping .venv and trained runs
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,134 @@
+"""Profiles: one YAML file says how large everything is.
+
+``smoke`` is for tests, ``cpu`` for a laptop, ``gpu`` for one datacentre GPU, ``paper`` the paper's own recipe on
+X-DigiSkull. Unknown keys and wrong types are refused before anything runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medshift.errors import ParameterError
+
+PROFILES = ("smoke", "cpu", "gpu", "paper")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadsProfile(_Strict):
+    """How many heads each split has."""
+
+    train: int = Field(ge=2)
+    validation: int = Field(ge=2)
+    test: int = Field(ge=2)
+
+
+class ViewsProfile(_Strict):
+    """How many views: per domain for training, in all for the others."""
+
+    train: int = Field(ge=1)
+    validation: int = Field(ge=2)
+    T0: int = Field(ge=2)
+    T1: int = Field(ge=2)
+    T2: int = Field(ge=2)
+    T3: int = Field(ge=2)
+
+
+class CodecProfile(_Strict):
+    """The codec of the translations: exact patches, a KL autoencoder trained here, or one from a local folder."""
+
+    kind: Literal["patch", "kl", "pretrained"]
+    factor: int = Field(ge=1)
+    folder: str = ""
+
+
+class KLProfile(_Strict):
+    """The KL autoencoder that notebook 02 trains."""
+
+    widths: list[int] = Field(min_length=2)
+    channels: int = Field(ge=1)
+    images: int = Field(ge=1)
+    batch: int = Field(ge=1)
+
+
+class TrainProfile(_Strict):
+    """Training of the velocity network."""
+
+    network: str
+    images: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(gt=0)
+    checkpoint_every: int = Field(ge=1)
+
+
+class TradeoffProfile(_Strict):
+    """The sweep of notebook 04: values of tau, views per tier, views of a headline, and images translated at once."""
+
+    taus: list[float] = Field(min_length=2)
+    views: dict[str, int]
+    headline: int = Field(ge=2)
+    batch: int = Field(ge=1)
+
+
+class Profile(_Strict):
+    """Everything that a profile decides."""
+
+    name: str
+    source: Literal["auto", "cranium", "phantom", "folders"]
+    size: int = Field(ge=8)
+    heads: HeadsProfile
+    views: ViewsProfile
+    codec: CodecProfile
+    kl: KLProfile
+    train: TrainProfile
+    tradeoff: TradeoffProfile
+
+
+def profile_folder() -> Path:
+    """``notebooks/profiles`` of this checkout."""
+    folder = Path(__file__).resolve().parents[2] / "notebooks" / "profiles"
+    if not folder.is_dir():
+        raise ParameterError(f"{folder} is missing; run from a checkout of the companion installed with `make setup`.")
+    return folder
+
+
+def resolve(name: str) -> str:
+    """The profile that ``auto`` stands for: ``gpu`` where torch sees one, else ``cpu``; any other name as it is."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def load_profile(name: str, overrides: dict[str, str] | None = None) -> Profile:
+    """The profile of that name, with ``section.key`` overrides applied.
+
+    Raises:
+        ParameterError: no such profile, no such key, or a value of the wrong type or out of its range.
+    """
+    if name not in PROFILES:
+        raise ParameterError(f"No profile is called {name!r}; the profiles are auto, {', '.join(PROFILES)}.")
+    path = profile_folder() / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text())
+    for key, text in (overrides or {}).items():
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or (last not in place and last != "folder"):
+            raise ParameterError(f"The profile has no setting {key!r}; see {path.name}.")
+        place[last] = yaml.safe_load(text)
+    try:
+        return Profile(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ParameterError(f"Profile {name}: {where}: {first['msg']} (got {first['input']!r}).") from None
