@@ -9,6 +9,8 @@ DATA ?=
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 OPTIONS := --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+# One thread a process: torch's threads wait for each other when processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 OLD_PYTHON := MedShift needs Python 3.11 or newer; say which one to use: make PYTHON=python3.12
 
 help:  ## list the targets
@@ -29,10 +31,10 @@ paper: setup  ## rebuild every figure of the profile (PROFILE=, DATA=)
 	$(BIN)/medshift paper $(OPTIONS)
 
 test: setup  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: setup  ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m "slow and not bench and not oracle"
 
 lint: setup  ## ruff (code and notebooks), mypy, import-linter
 	$(BIN)/ruff check .
@@ -50,7 +52,7 @@ bench: setup  ## measure speeds on this machine
 
 oracle: setup  ## the projector against DiffDRR (installs 1.1 GB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[oracle]"
-	$(BIN)/python -m pytest -m oracle
+	$(BIN)/python -m pytest -m oracle tests/oracles
 
 clean:  ## remove what was built, keeping .venv and trained runs
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -24,7 +24,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -33,12 +33,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from medshift.errors import CheckpointError, DataError, ParameterError
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 __all__ = ["Codec", "KLCodec", "PatchCodec", "from_description"]
 
-# Pixels encoded at once: bounds the memory of a KL codec, a few hundred MB at the widths used here.
+# Pixels encoded at once, which bounds the memory of a KL codec.
 CHUNK_PIXELS = 2**20
 LOCAL_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -188,8 +185,9 @@ class KLCodec(_StandardisedCodec):
     """
 
     kind = "kl"
+    vae: Any  # diffusers' AutoencoderKL, whose mixins hide its members from type checkers
 
-    def __init__(self, vae: AutoencoderKL, mean: Statistic = None, std: Statistic = None) -> None:
+    def __init__(self, vae: Any, mean: Statistic = None, std: Statistic = None) -> None:
         super().__init__(vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1), mean, std)
         self.vae = vae
 
@@ -243,7 +241,9 @@ class KLCodec(_StandardisedCodec):
                 "(safetensors only; pickled weights are never read)."
             )
         try:
-            vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            vae = AutoencoderKL.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+            )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(f"The autoencoder in '{folder}' is damaged; copy it again. {error}") from error
         return cls(vae.requires_grad_(False).eval())

@@ -7,7 +7,7 @@ For an image x, its posterior q = N(m, s²) over latents, a draw z from q and th
 
 d is the Shift-Tolerant LPIPS distance (its weights come with the package `stlpips_pytorch`; it is *not* LPIPS), C a
 PatchGAN. The adversarial term starts after a warm-up; before, the discriminator rests. L1 and d alone prefer a smooth
-x̂, and the fine noise that tells doses apart is the first thing lost: `round_trip` measures how much of it is kept.
+x̂: the fine noise that tells doses apart is the first thing lost, so look at the top octave's power after training.
 
 References:
     High-Resolution Image Synthesis with Latent Diffusion Models, https://arxiv.org/abs/2112.10752
@@ -17,17 +17,21 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medshift.codec import Codec, KLCodec
-from medshift.errors import ParameterError
+from medshift import checkpoint
+from medshift.codec import KLCodec, from_description
+from medshift.errors import CheckpointError, ParameterError
 
-__all__ = ["CodecLosses", "CodecTraining", "PatchDiscriminator", "RoundTrip", "ShiftTolerantLPIPS", "round_trip"]
+__all__ = ["KLTraining", "PatchDiscriminator", "ShiftTolerantLPIPS", "load_codec"]
+
+KIND = "kl-autoencoder"
+MIN_SIDE = 32  # pixels; the perceptual distance halves images five times
 
 
 class ShiftTolerantLPIPS(nn.Module):
@@ -81,38 +85,42 @@ class PatchDiscriminator(nn.Module):
         return self.net(image)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodecLosses:
-    """Weights of the codec's losses and rates of the two optimisers."""
-
-    perceptual: float = 0.3
-    kl: float = 1e-6
-    adversarial: float = 0.02
-    warmup: int = 150  # calls of `step` before the adversarial term starts
-    learning_rate: float = 1e-3
-    discriminator_rate: float = 4e-4
-
-
-class CodecTraining:
+class KLTraining:
     """A `KLCodec` in training: the `Trainable` of `medshift.train`.
 
-    When training is done, measure the statistics of the averaged codec with `fit`; during it they stay 0 and 1.
+    Its statistics stay 0 and 1 meanwhile; `load_codec(folder).fit(images)` is the trained codec.
 
     Arguments:
         codec: The codec to train, in place, from whatever weights it has.
-        losses: Weights and rates.
+        warmup: Calls of `step` before the adversarial term starts.
+        perceptual: Weight w_p of the perceptual distance.
+        kl: Weight w_k of the divergence.
+        adversarial: Weight w_a of the discriminator's judgement; 0 for none.
+        learning_rate: Peak rate of the codec's AdamW.
+        discriminator_rate: Peak rate of the discriminator's AdamW.
     """
 
     averaged = ("codec",)
 
-    def __init__(self, codec: KLCodec, losses: CodecLosses | None = None) -> None:
+    def __init__(
+        self,
+        codec: KLCodec,
+        *,
+        warmup: int = 200,
+        perceptual: float = 0.3,
+        kl: float = 1e-6,
+        adversarial: float = 0.02,
+        learning_rate: float = 1e-3,
+        discriminator_rate: float = 4e-4,
+    ) -> None:
+        if min(warmup, perceptual, kl, adversarial) < 0 or min(learning_rate, discriminator_rate) <= 0:
+            raise ParameterError("A codec's warm-up and weights must be 0 or more and its learning rates above 0.")
         self.codec = codec.requires_grad_(True).train()
-        self.losses = losses or CodecLosses()
-        if self.losses.warmup < 0 or min(self.losses.learning_rate, self.losses.discriminator_rate) <= 0:
-            raise ParameterError("A codec's warm-up must be 0 or more steps and its learning rates above 0.")
+        self.warmup = warmup
+        self.weights = {"perceptual": perceptual, "kl": kl, "adversarial": adversarial}
         self.discriminator = PatchDiscriminator().to(codec.mean.device)
         self.perceptual = ShiftTolerantLPIPS().to(codec.mean.device)
-        rates = {"codec": self.losses.learning_rate, "discriminator": self.losses.discriminator_rate}
+        rates = {"codec": learning_rate, "discriminator": discriminator_rate}
         self._optimizers = {
             name: torch.optim.AdamW(module.parameters(), lr=rates[name], betas=(0.5, 0.9), weight_decay=0.0)
             for name, module in self.modules().items()
@@ -127,8 +135,8 @@ class CodecTraining:
         return dict(self._optimizers)
 
     def state(self) -> dict[str, Any]:
-        """What rebuilds the method: the codec's configuration and the losses."""
-        return {"kind": "codec", "codec": self.codec.describe(), "losses": asdict(self.losses)}
+        """What rebuilds the method: the codec's configuration and the weights of its losses."""
+        return {"kind": KIND, "codec": self.codec.describe(), "weights": self.weights, "warmup": self.warmup}
 
     def step(self, batch: Sequence[Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
         """Losses of one batch, whose first entry is the images (B, 1, H, W).
@@ -138,9 +146,12 @@ class CodecTraining:
             the parts "l1", "perceptual", "kl" [nat per image pixel] and "adversarial", detached.
         """
         image = batch[0]
-        if any(side % self.codec.stride for side in image.shape[2:]):
-            raise ParameterError(f"Training images must have sides divisible by {self.codec.stride}.")
-        vae, weights = self.codec.vae, self.losses
+        if any(side % self.codec.stride or side < MIN_SIDE for side in image.shape[2:]):
+            raise ParameterError(
+                f"Training images need sides of at least {MIN_SIDE} pixels that {self.codec.stride} divides, not "
+                f"{tuple(image.shape[2:])}."
+            )
+        vae, weights = self.codec.vae, self.weights
         posterior = vae.encode(image.expand(-1, vae.config.in_channels, -1, -1)).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator, device=image.device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample.mean(dim=1, keepdim=True).float()
@@ -149,44 +160,38 @@ class CodecTraining:
             "perceptual": self.perceptual(image, decoded).float().mean(),
             "kl": posterior.kl().float().mean() / (image.shape[2] * image.shape[3]),
         }
-        loss = parts["l1"] + weights.perceptual * parts["perceptual"] + weights.kl * parts["kl"]
+        loss = parts["l1"] + weights["perceptual"] * parts["perceptual"] + weights["kl"] * parts["kl"]
         losses = {"codec": loss}
-        if int(self.discriminator.calls) >= weights.warmup and weights.adversarial:
+        if int(self.discriminator.calls) >= self.warmup and weights["adversarial"]:
             parts["adversarial"] = -self.discriminator(decoded).float().mean()
-            losses["codec"] = loss + weights.adversarial * parts["adversarial"]
+            losses["codec"] = loss + weights["adversarial"] * parts["adversarial"]
             true, false = self.discriminator(torch.cat([image, decoded.detach()])).float().chunk(2)
             losses["discriminator"] = F.relu(1 - true).mean() + F.relu(1 + false).mean()
         self.discriminator.calls += 1
         return losses | {name: value.detach() for name, value in parts.items()}
 
 
-@dataclass(frozen=True)
-class RoundTrip:
-    """What one pass through a codec leaves of images.
+def load_codec(path: str | Path, *, averaged: bool = True) -> KLCodec:
+    """The trained codec of a checkpoint, or of the newest one in a run's folder; measure its statistics next.
 
-    Attributes:
-        psnr: PSNR [dB] of decode(encode(x)) against x, range 2, per image (N).
-        power_kept: Power of the decoded over that of the original image in the top octave of spatial frequency, a
-            quarter to half a cycle per pixel, per image (N); 1 where all fine noise is kept.
+    Arguments:
+        path: The checkpoint's folder, or that of the run.
+        averaged: The moving average of the weights, or the weights as the optimiser left them.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or it is of another method.
     """
-
-    psnr: Tensor
-    power_kept: Tensor
-
-
-@torch.no_grad()
-def round_trip(codec: Codec, images: Tensor) -> RoundTrip:
-    """Encode and decode images (N, 1, H, W) and compare."""
-    decoded = codec.decode(codec.encode(images), (images.shape[2], images.shape[3]))
-    error = (decoded - images).square().mean(dim=(1, 2, 3))
-    return RoundTrip(10 * torch.log10(4 / error.clamp(min=1e-12)), _top_octave(decoded) / _top_octave(images))
-
-
-def _top_octave(images: Tensor) -> Tensor:
-    """Mean power (N,) at a quarter to half a cycle per pixel, the edges tapered by a Hann window."""
-    height, width = images.shape[2:]
-    window = torch.outer(torch.hann_window(height), torch.hann_window(width)).to(images)
-    centred = images - images.mean(dim=(2, 3), keepdim=True)
-    power = torch.fft.fft2(centred.float() * window).abs().square()[:, 0]
-    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
-    return power[:, ((radius >= 0.25) & (radius <= 0.5)).to(images.device)].mean(dim=1)
+    stem = "codec-ema" if averaged else "codec"
+    held = checkpoint.load(path, only=(stem,))
+    method = held.state.get("method", {})
+    if method.get("kind") != KIND:
+        raise CheckpointError(
+            f"{held.path} is a checkpoint of {method.get('kind', 'an unknown method')!r}, not of {KIND!r}; "
+            "give the folder of a codec's training."
+        )
+    tensors = held.tensors[stem]
+    if averaged:
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items() if name != "n_averaged"}
+    codec = from_description(method["codec"], tensors)
+    assert isinstance(codec, KLCodec)
+    return codec

@@ -1,8 +1,8 @@
 """The study of notebook 04: tau chosen on validation alone, then sweeps and headlines on every tier, to files.
 
 Primary endpoint, declared here: headroom, (PSNR - best floor) / (noise twin - best floor) to the noise-free truth, on
-T2 (unseen heads), synthetic-high to real-normal, Heun on the refined grid, w = 1, at the tau that validation heads chose.
-Everything else is secondary.
+T2 (unseen heads), synthetic-high to real-normal, Heun on the refined grid, w = 1, at the tau that validation heads
+chose. Everything else is secondary.
 """
 
 from __future__ import annotations
@@ -78,7 +78,13 @@ def study(
         for solver in tier_solvers(pair, role) if role in TIERS else {}:
             tau = chosen[f"{pair[0]} > {pair[1]} | {solver}"]
             [output] = translate_taus(
-                translator, many.exposure(pair[0], 0), *pair, [tau], settings.batch, device=settings.device, **SOLVERS[solver]
+                translator,
+                many.exposure(pair[0], 0),
+                *pair,
+                [tau],
+                settings.batch,
+                device=settings.device,
+                **SOLVERS[solver],
             )
             headlines.append(score(output, many, *pair, method=translator.name, solver=solver, tau=tau))
             if role == "T2":
@@ -158,9 +164,13 @@ def study_unpaired(
     shown: dict[str, Tensor] = {"source": images[:PANEL_VIEWS].contiguous()}
     for done, (name, solver) in enumerate(SOLVERS.items()):
         progress(done / len(SOLVERS), name)
-        outputs = translate_taus(translator, images, *pair, settings.taus, settings.batch, device=settings.device, **solver)
+        outputs = translate_taus(
+            translator, images, *pair, settings.taus, settings.batch, device=settings.device, **solver
+        )
         for tau, output in zip(settings.taus, outputs, strict=True):
-            part = pd.DataFrame({"psnr_source": psnr(output, images).numpy(), "ssim_source": ssim(output, images).numpy()})
+            part = pd.DataFrame(
+                {"psnr_source": psnr(output, images).numpy(), "ssim_source": ssim(output, images).numpy()}
+            )
             rows.append(part.assign(tau=tau, solver=name, view=range(len(images)), source=pair[0], target=pair[1]))
             if name == HEUN and tau in panel_taus(settings.taus):
                 shown[f"tau {tau:g}"] = output[:PANEL_VIEWS].contiguous()
@@ -179,4 +189,3 @@ def spread_over_views(sweep: pd.DataFrame) -> pd.DataFrame:
             row |= {metric: mean, f"{metric}_low": mean - error, f"{metric}_high": mean + error}
         rows.append(row)
     return pd.DataFrame(rows)
-

@@ -224,9 +224,7 @@ class MedShift:
         self.labels(target, images)  # a wrong target is told before the encode leg, not after it
         z_tau = self.encode(images, source, tau, guidance=scales[0], steps=steps, solver=solver, grid=grid)
         size = (images.shape[-2], images.shape[-1])
-        return self.decode(
-            z_tau, target, tau, size=size, guidance=scales[1], steps=steps, solver=solver, grid=grid
-        )
+        return self.decode(z_tau, target, tau, size=size, guidance=scales[1], steps=steps, solver=solver, grid=grid)
 
     def nfe(
         self,
@@ -278,9 +276,7 @@ def check_tau(tau: float) -> float:
         ParameterError: not a number in [0, 1].
     """
     if not isinstance(tau, Real) or not 0 <= tau <= 1:
-        raise ParameterError(
-            f"tau is {tau!r}, expected a number in [0, 1]: 1 keeps the latent as it is, 0 is noise."
-        )
+        raise ParameterError(f"tau is {tau!r}, expected a number in [0, 1]: 1 keeps the latent as it is, 0 is noise.")
     return float(tau)
 
 

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from medshift.codec import Codec, KLCodec, PatchCodec, from_description
-from medshift.codec_training import CodecLosses, CodecTraining, ShiftTolerantLPIPS, round_trip
+from medshift.codec_training import KLTraining, ShiftTolerantLPIPS, load_codec
 from medshift.errors import CheckpointError, DataError, ParameterError
+from medshift.metrics.physics import radial_power_spectrum
+from medshift.metrics.structure import psnr
+from medshift.schedules import TrainConfig
+from medshift.train import train
 
 
 def textured(n: int, size: int, generator: torch.Generator, noise: float = 0.1) -> torch.Tensor:
@@ -157,7 +161,7 @@ def test_arguments_that_cannot_be():
         lambda: codec.encode(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)),
         lambda: codec.decode(torch.zeros(1, 3, 4, 4)),
         lambda: codec.decode(torch.zeros(1, 4, 4, 4), (9, 8)),
-        lambda: CodecTraining(small(), CodecLosses(warmup=-1)),
+        lambda: KLTraining(small(), warmup=-1),
     ):
         with pytest.raises(ParameterError):
             call()
@@ -174,8 +178,14 @@ def test_the_perceptual_distance_is_the_packages_and_its_gradient_is_finite_on_f
     assert air.grad is not None and air.grad.isfinite().all() and air.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("side", [16, 34])
+def test_training_images_too_small_or_not_divisible_are_refused(side):
+    with pytest.raises(ParameterError, match="at least 32 pixels that 4 divides"):
+        KLTraining(small()).step((torch.zeros(1, 1, side, side),), torch.Generator())
+
+
 def test_each_optimiser_descends_its_own_loss_and_warmup_is_counted(generator):
-    method = CodecTraining(small(), CodecLosses(warmup=1))
+    method = KLTraining(small(), warmup=1)
     batch = (textured(2, 32, generator), torch.zeros(2, dtype=torch.int64))
     assert "discriminator" not in method.step(batch, torch.Generator().manual_seed(1))
     losses = method.step(batch, torch.Generator().manual_seed(1))
@@ -188,40 +198,44 @@ def test_each_optimiser_descends_its_own_loss_and_warmup_is_counted(generator):
     assert not torch.equal(method.step(batch, torch.Generator().manual_seed(2))["l1"], losses["l1"])
 
 
-def test_top_octave_power_is_that_of_the_noise_a_blur_removes(generator):
-    """PatchCodec keeps all of it; a codec that blurs by a known filter keeps the filter's share."""
+def quick(steps: int) -> TrainConfig:
+    return TrainConfig(steps=steps, seed=5, checkpoint_every=steps)
 
-    class Blur(PatchCodec):
-        def decode(self, latent, size=None):
-            image = F.pad(super().decode(latent, size), (1, 1, 1, 1), mode="replicate")
-            return F.avg_pool2d(image, (1, 3), 1)[:, :, 1:-1]
 
-    images = torch.randn(64, 1, 32, 32, generator=generator)
-    exact = round_trip(PatchCodec(2), images)
-    assert exact.power_kept.mean() == pytest.approx(1, abs=1e-4) and exact.psnr.min() > 100
-    u, v = torch.fft.fftfreq(32)[:, None], torch.fft.fftfreq(32)[None]
-    radius = torch.hypot(u, v)
-    gain = ((1 + 2 * torch.cos(2 * torch.pi * v)) / 3).square().expand(32, 32)
-    expected = gain[(radius >= 0.25) & (radius <= 0.5)].mean()
-    assert round_trip(Blur(2), images).power_kept.mean() == pytest.approx(float(expected), rel=0.05)
+def test_a_trained_codec_is_loaded_from_its_run_alone(tmp_path, generator):
+    method = KLTraining(small(), warmup=1)
+    images = textured(2, 32, generator)
+    records = list(train(method, lambda step, g: (images,), folder=tmp_path, config=quick(3)))
+    assert "discriminator" not in records[0].losses and "discriminator" in records[1].losses
+    average = records[-1].averages["codec"].module
+    assert torch.equal(load_codec(tmp_path).encode(images), average.encode(images))
+    assert torch.equal(load_codec(tmp_path, averaged=False).encode(images), method.codec.encode(images))
+    # The warm-up's counter is in the checkpoint: a resumed run goes on with the discriminator awake.
+    again = KLTraining(small(), warmup=1)
+    list(train(again, lambda step, g: (images,), folder=tmp_path, config=quick(3)))
+    assert int(again.discriminator.calls) == 3
+
+
+def test_a_checkpoint_of_another_method_is_no_codec(tmp_path):
+    from medshift import checkpoint
+
+    checkpoint.save(tmp_path, 1, {"codec-ema": small().tensors()}, {"method": {"kind": "flow-matching"}})
+    with pytest.raises(CheckpointError, match="'flow-matching', not of 'kl-autoencoder'"):
+        load_codec(tmp_path)
 
 
 @pytest.mark.slow
-def test_training_learns_the_round_trip():
-    """150 steps on textures: the round trip gains at least 6 dB, in bf16 as the profile trains."""
+def test_training_learns_the_round_trip(tmp_path):
+    """200 small steps on fresh textures: the round trip gains at least 6 dB. How much noise it keeps is printed."""
     torch.manual_seed(3)
-    method = CodecTraining(KLCodec.build((16, 32), 4), CodecLosses(warmup=100))
+    method = KLTraining(KLCodec.build((16, 32), 4), warmup=120)
     test = textured(16, 32, torch.Generator().manual_seed(99))
-    before = round_trip(method.codec, test).psnr.mean()
-    for step in range(150):
-        generator = torch.Generator().manual_seed(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            losses = method.step((textured(8, 32, generator),), generator)
-        for name, optimizer in method.optimizers().items():
-            if name in losses:
-                optimizer.zero_grad()
-                losses[name].backward(inputs=optimizer.param_groups[0]["params"])
-                optimizer.step()
-    after = round_trip(method.codec.eval(), test)
-    assert after.psnr.mean() > before + 6
-    assert "discriminator" in losses and after.power_kept.isfinite().all()
+    before = psnr(method.codec.decode(method.codec.encode(test)).detach(), test).mean()
+    for record in train(method, lambda step, g: (textured(8, 32, g),), folder=tmp_path, config=quick(200)):
+        assert all(loss.isfinite() for loss in record.losses.values())
+    codec = load_codec(tmp_path).fit(test)
+    decoded = codec.decode(codec.encode(test))
+    frequency, power = radial_power_spectrum(test)
+    kept = radial_power_spectrum(decoded)[1][:, frequency >= 0.25].sum() / power[:, frequency >= 0.25].sum()
+    print(f"PSNR {before:.1f} -> {psnr(decoded, test).mean():.1f} dB, last octave kept {kept:.2f}")
+    assert psnr(decoded, test).mean() > before + 6

@@ -64,7 +64,9 @@ def test_shared_encode_leg_equals_separate_translations(views: EvaluationSet) ->
     together = translate_taus(model, images, 1, 3, [0.1, 0.5, 1.0], batch=3)
     for tau, output in zip([0.1, 0.5, 1.0], together, strict=True):
         torch.testing.assert_close(output, model.translate(images, 1, 3, tau=tau))
-    named = MedShift(velocity, codec, 5, ["synthetic-low", "synthetic-high", "real-low", "real-normal", "real-exposure"])
+    named = MedShift(
+        velocity, codec, 5, ["synthetic-low", "synthetic-high", "real-low", "real-normal", "real-exposure"]
+    )
     sweep = tau_sweep(named, views, *PAIR, [0.1, 0.5, 1.0], {"Heun": {}}, batch=8)
     assert len(sweep) == 3 * len(views)
     assert (sweep[sweep["tau"] == 1.0]["psnr_source"] > 90).all()

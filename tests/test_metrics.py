@@ -14,7 +14,10 @@ from medshift.metrics.structure import psnr, ssim
 
 def images(n: int = 3, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    a = torch.nn.functional.interpolate(torch.randn(n, 1, 8, 8, generator=g), size=side, mode="bicubic").clamp(-2, 2) / 2
+    a = (
+        torch.nn.functional.interpolate(torch.randn(n, 1, 8, 8, generator=g), size=side, mode="bicubic").clamp(-2, 2)
+        / 2
+    )
     return a, a + 0.1 * torch.randn(n, 1, side, side, generator=g)
 
 

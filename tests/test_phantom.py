@@ -55,8 +55,9 @@ def test_is_a_plausible_head(heads: list[HeadVolume]) -> None:
         assert 1.0 < float(head.density[1].max()) <= 1.51  # enamel is denser than cortical bone
 
 
-def test_only_the_neck_is_cut(heads: list[HeadVolume]) -> None:
-    for head in heads:
+def test_only_the_neck_is_cut() -> None:
+    for seed in range(30, 36):
+        head = phantom(seed, spacing_mm=4)
         total = head.density.sum(0)
         assert float(total[0].max()) > 0.9
         for face in (total[-1], total[:, 0], total[:, -1], total[:, :, 0], total[:, :, -1]):
@@ -118,7 +119,7 @@ def test_calvarium_is_closed(heads: list[HeadVolume], index: int) -> None:
                                         indexing="ij")  # fmt: skip
     ways = torch.stack([azimuth.cos() * elevation.cos(), azimuth.sin() * elevation.cos(), elevation.sin()], -1)
     reach = torch.arange(30, 120, 0.25)
-    brain = torch.tensor([0.0, 8.0, 36.0])
+    brain = torch.tensor([0.0, 12.0, 31.0])
     points = brain + ways.reshape(-1, 1, 3) * reach[:, None]
     solid = (sample(head, points.reshape(-1, 3))[1] > 0.25).reshape(-1, len(reach))
     assert bool(solid.any(1).all())
@@ -179,8 +180,8 @@ def test_any_spacing_in_range(fine: HeadVolume, spacing: float) -> None:
 def test_air_in_the_head(fine: HeadVolume) -> None:
     """Sinuses, nose and throat: air enclosed by the face, seen from the front through the skull."""
     at = fine.landmarks
-    below = tuple(o + d for o, d in zip(at["orbitale_left"], (0.0, 14.0, -8.0), strict=True))
-    assert float(sample(fine, around(below, 3.0)).sum(0).max()) < 0.1  # maxillary sinus
+    x, y, z = at["orbitale_left"]
+    assert float(sample(fine, around((x, y + 14, z - 8), 3.0)).sum(0).max()) < 0.1  # maxillary sinus
     x, y, z = at["anterior_nasal_spine"]
     nose = sample(fine, torch.tensor([[x + side, y + 20, z + 8] for side in (-3.0, 3.0)]))
     assert float(nose.sum(0).min()) < 0.2

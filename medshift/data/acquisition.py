@@ -19,15 +19,20 @@ from torch import Tensor
 from medshift.data.chains import Chain, RealChain, SimulatorChain, measuring_field
 from medshift.errors import ParameterError
 
-SHUTTER = -0.97  # display level behind the collimator
+# Display level behind the collimator. Shutters are drawn black or white; this one is as bright as air, so that the
+# blade is no edge across open air, the most violent in the picture and of no interest.
+SHUTTER = 0.9
 DITHER = 0.01  # standard deviation on [-1,1]: 1.3 grey levels of 256
+
+# Declared: a displayed pixel has the noise of 2 x 2 native ones, as on a display of half the detector's matrix.
+NOISE_PIXELS = 4.0
 
 DEFAULT_CHAINS: dict[str, Chain] = {
     "synthetic-low": SimulatorChain(quanta=100.0),
     "synthetic-high": SimulatorChain(quanta=1000.0),
-    "real-low": RealChain(beam="fluoroscopy-low", kerma_ngy=10.0),
-    "real-normal": RealChain(beam="fluoroscopy-normal", kerma_ngy=40.0),
-    "real-exposure": RealChain(beam="exposure", kerma_ngy=1000.0, sharpening=0.8),
+    "real-low": RealChain(beam="fluoroscopy-low", kerma_ngy=10.0, noise_pixels=NOISE_PIXELS),
+    "real-normal": RealChain(beam="fluoroscopy-normal", kerma_ngy=40.0, noise_pixels=NOISE_PIXELS),
+    "real-exposure": RealChain(beam="exposure", kerma_ngy=1000.0, sharpening=0.8, noise_pixels=NOISE_PIXELS),
 }
 
 

@@ -94,7 +94,7 @@ LANDMARKS = {
     "anterior_nasal_spine": (0, -96.5, -21.5),
     "sella": (0, -24, 20),
     "orbit_left": (32, -71, 14),  # centre of the eyeball
-    "orbitale_left": (31, -77, -5.5),
+    "orbitale_left": (31, -77, -5.0),
     "porion_left": (56, 0, 3.3),  # roof of the bony ear canal at its outer end
 }
 

@@ -67,10 +67,10 @@ class RealChain:
     gain: float = 0.1  # digital numbers per absorbed keV
     grid_primary: float = 0.70  # transmission of a 13:1 fibre grid
     grid_scatter: float = 0.15
-    scatter_per_nat: float = 0.45  # a: S/P about 1 before the grid, 160 mm of water, 250 mm field, 38 cm gap
+    scatter_per_nat: float = 0.45  # a: S/P 1.6 before the grid, behind 160 mm of water in a 250 mm field
     scatter_power: float = 1.0  # alpha: single forward scatter
     scatter_sigma_mm: float = 60.0  # K, a Gaussian at the detector
-    half_width: float = 1.4  # display: nats of log signal from mid-grey to the end of the linear part's line
+    half_width: float = 1.4  # display (chosen): nats of log signal per unit of display value
     centre: float = -0.2  # display value of the measuring field's mean log signal
     knee: float = 0.6  # the display is linear up to here
 
@@ -102,16 +102,14 @@ class RealChain:
         return self.gain * signal
 
     def expected(self, line_integrals: Tensor, open_field: Tensor, fov_mm: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean absorbed energy [keV/mm2] at the detector and its quantum, variance over mean [keV]; both
-        (N,1,H,W).
+        """Mean absorbed energy [keV/mm2] and its quantum, variance over mean [keV]; both (N,1,H,W).
 
         Scatter raises both mean and variance by 1 + S/P: its quanta are taken as hard as the local primary's.
         """
         energy, squares, kerma = self.primary(line_integrals)
         ratio = 1 + self._scatter_to_primary(energy, open_field, fov_mm)
         field = measuring_field(line_integrals, open_field)
-        # The grid takes its share of the primary before the detector, so it does not enter for a given kerma
-        # there.
+        # For a given kerma behind the grid the grid's transmission of the primary cancels.
         tube = 1e-3 * self.kerma_ngy / (field * kerma * ratio).sum((-2, -1), keepdim=True)
         return tube * energy * ratio * open_field, squares / energy
 

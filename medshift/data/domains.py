@@ -166,7 +166,8 @@ class TrainingSet:
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         label = torch.randint(len(DOMAINS), (self.batch,), generator=generator).sort().values
         images = [
-            self._draw(int(domain), int(n), generator) for domain, n in zip(*label.unique(return_counts=True), strict=True)
+            self._draw(int(domain), int(n), generator)
+            for domain, n in zip(*label.unique(return_counts=True), strict=True)
         ]
         return torch.cat(images).to(self.device), label.to(self.device)
 
@@ -190,7 +191,11 @@ class TrainingSet:
         n = min(n, len(views.poses))
         generator = torch.Generator().manual_seed(seed)
         return acquire(
-            views.line_integrals[:n].float(), views.open_field[:n], views.poses[:n, 5], DOMAINS[domain], generator=generator
+            views.line_integrals[:n].float(),
+            views.open_field[:n],
+            views.poses[:n, 5],
+            DOMAINS[domain],
+            generator=generator,
         )
 
 
@@ -227,16 +232,18 @@ class EvaluationSet:
         if seeds is None:
             return acquire(lines, self.open_field, fov, DOMAINS[number], generator=None, clean=True)
         # One seed per image: a view's exposure does not depend on the views beside it.
-        return torch.cat([
-            acquire(
-                lines[i : i + 1],
-                self.open_field[i : i + 1],
-                fov[i : i + 1],
-                DOMAINS[number],
-                generator=torch.Generator().manual_seed(seed),
-            )
-            for i, seed in enumerate(seeds)
-        ])
+        return torch.cat(
+            [
+                acquire(
+                    lines[i : i + 1],
+                    self.open_field[i : i + 1],
+                    fov[i : i + 1],
+                    DOMAINS[number],
+                    generator=torch.Generator().manual_seed(seed),
+                )
+                for i, seed in enumerate(seeds)
+            ]
+        )
 
     def clean(self, domain: str | int) -> Tensor:
         """The images (N,1,H,W) of one domain free of noise."""

@@ -41,8 +41,8 @@ MIN_SIDE = 8  # pixels
 CACHE_BYTES = 2**29
 DICOM, PICTURE = (".dcm", ".dicom"), (".png", ".tif", ".tiff")
 WHITE_IS_ZERO, PHOTOMETRIC_TAG = 0, 262
-DAMAGED = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, SyntaxError,
-           EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SyntaxError, EOFError,
+           struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -66,14 +66,12 @@ def read_image(path: str | Path) -> Tensor:
 
 def _read_picture(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
-            raise DataError(f"'{path}' has {picture.n_frames} frames; save one image per file.")
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise DataError(f"'{path}' has {frames} frames; save one image per file.")
         # Pillow inverts "white is zero" at 8 bit, but hands out 16-bit values as they are stored.
         inverted = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO
         mode = picture.mode
-        if mode in ("1", "P", "PA", "LA"):
-            picture = picture.convert("RGBA")
-        values = np.asarray(picture)
+        values = np.asarray(picture.convert("RGBA") if mode in ("1", "P", "PA", "LA") else picture)
     full = {"u1": 255.0, "f4": 1.0}.get(values.dtype.str[1:], 65535.0)
     grey = _one_channel(values, path) / full
     return 1 - grey if inverted and mode.startswith("I") else grey
@@ -82,11 +80,10 @@ def _read_picture(path: Path) -> np.ndarray:
 def _read_dicom(path: Path) -> np.ndarray:
     try:
         import pydicom
+
+        file = pydicom.dcmread(path)
     except ImportError as error:
         raise DataError(f"Reading '{path}' needs pydicom: pip install \"medshift[medical]\".") from error
-
-    try:
-        file = pydicom.dcmread(path)
     except pydicom.errors.InvalidDicomError as error:
         raise ValueError("no DICOM header") from error
     if int(file.get("NumberOfFrames", 1) or 1) > 1:
@@ -220,8 +217,7 @@ def read_folders(
         size: Side [pixels] to which images are resized and cropped; None keeps each as it is.
         air_dark: Domains whose files display air dark.
 
-    Raises:
-        DataError: The root, a domain's folder or its images are missing, or there are fewer than two domains.
+    A missing root, domain or image, or fewer than two domains, raises `DataError`.
     """
     root = Path(root)
     if size is not None and size < MIN_SIDE:

@@ -11,8 +11,8 @@ from torch import Tensor
 from medshift.data import anatomy as an
 from medshift.data.anatomy import Build, Point, union
 
-EXTENT = (252.0, 240.0, 180.0)  # mm (z, y, x)
-ORIGIN = (0.0, 6.0, -11.0)  # world position of the standard head's origin [mm]
+EXTENT = (264.0, 252.0, 192.0)  # mm (z, y, x)
+ORIGIN = (0.0, 10.5, -16.0)  # world position of the standard head's origin [mm]
 
 
 class Space:
@@ -20,7 +20,7 @@ class Space:
 
     def __init__(self, generator: torch.Generator):
         def normal() -> float:
-            return float(torch.randn((), generator=generator).clamp(-2, 2))
+            return float(torch.randn((), generator=generator).clamp(-1.7, 1.7))
 
         size = 1 + 0.028 * normal()
         self.scale = [(size + 0.022 * normal()) * s for s in (0.985, 0.985, 0.985)]
@@ -52,7 +52,7 @@ class Space:
         """World positions of standard points (P, 3), by fixed point iteration of a contraction."""
         origin, scale = (torch.tensor(v, dtype=torch.float64) for v in (ORIGIN, self.scale))
         world = origin + scale * points
-        for _ in range(30):
+        for _ in range(20):
             world = origin + scale * (points - self.fields[0].at(world) - self.fields[1].at(world))
         return world
 

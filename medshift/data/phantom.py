@@ -36,7 +36,7 @@ def phantom(seed: int, *, spacing_mm: float = 1.5) -> HeadVolume:
         spacing_mm: Side of the cubic voxels [mm], from 1 to 4.
 
     Returns:
-        A head in a box of 252 x 240 x 180 mm (z, y, x) or up to a voxel more, cut through the neck by the inferior
+        A head in a box of 264 x 252 x 192 mm (z, y, x) or up to a voxel more, cut through the neck by the inferior
         face, with 23 landmarks named as the CT's.
 
     Raises:
@@ -76,11 +76,11 @@ def _soft_tissue(canvas: Canvas, build: Build) -> None:
     m = an.mirrored(low.p)
     face = union(ellipsoid(m, (0, -46, -8), (71, 53, 46)), ellipsoid(m, (0, -42, -56), (62, 60, 44)), blend=10)
     pads = union(ellipsoid(m, (0, -84, -76), (28, 23, 25)), ellipsoid(m, (0, -95, -48), (22, 11, 15)), blend=8)
-    nose = union(rod(m, ((0, -95, 26, 4), (0, -106, 4, 6), (0, -112, -11, 8))), ellipsoid(m, (9, -101, -16), (7, 9, 7)),
-                 blend=6)  # fmt: skip
+    bridge = rod(m, ((0, -95, 26, 4), (0, -106, 4, 6), (0, -110, -11, 7.5)))
+    nose = union(bridge, ellipsoid(m, (9, -101, -16), (7, 9, 7)), blend=6)
     neck = overlap(ellipsoid(m, (0, 15, -60), (56, 53, 1e5)), low.p[2] - 5, blend=10)
     whole = union(low.skin, union(face, pads, nose, blend=7), neck, blend=14)
-    ear = ellipsoid((m[0] - 0.25 * (m[1] - 10), m[1], m[2]), (74, 16, 3), (3, 16, 30))
+    ear = ellipsoid((m[0] - 0.15 * (m[1] - 10), m[1], m[2]), (74, 16, 3), (3, 16, 30))
     low.skin.copy_(union(whole, ear, blend=5))
     muscle = canvas.fill(canvas.skin + 4.5) * (MUSCLE - FAT)
     canvas.fields["skin"] = canvas.fill(canvas.skin)
@@ -163,6 +163,7 @@ def _eyes(canvas: Canvas, build: Build) -> None:
     m = an.mirrored(part.p)
     socket = torch.maximum(an.orbit(part.p), 1.5 - part.depth)
     part.carve(part.fill(socket), FAT)
+    part.add(torch.maximum(rod(m, an.RIM) + 1.2, -socket), 0.85)
     muscles = [rod(m, ((15, -38, 19, 1.5), ((32 + x), -64, 14 + z, 3), (32 + x, -72, 14 + z, 1)))
                for x, z in ((12, 0), (-12, 0), (0, 11), (0, -11))]  # fmt: skip
     nerve = rod(m, ((13, -36, 19, 2.5), (31, -60, 14, 2.5)))

@@ -7,7 +7,7 @@ scatter, with rays finer than the pixel so that the detector's own aliasing is t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -136,7 +136,7 @@ def nnps_model(chain: RealChain, kerma_ngy: float) -> np.ndarray:
     return squares / energy / mean * shape + (chain.electronic_kev / chain.native_pixel_mm / mean) ** 2
 
 
-def radial(power: np.ndarray, pixel_mm: float, bins: int = 12) -> tuple[np.ndarray, np.ndarray]:
+def radial(power: np.ndarray, pixel_mm: float, bins: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Frequency [1/mm] and power, means over rings of the FFT grid up to Nyquist, zero frequency left out."""
     f = np.fft.fftfreq(len(power), pixel_mm)
     radius = np.hypot(f, f[:, None])
@@ -206,6 +206,65 @@ def contrast_detail(
     return np.array(result)
 
 
+@dataclass(frozen=True)
+class PhysicsReport:
+    """The ten numbers together; measured stands before expected everywhere.
+
+    Attributes:
+        hvl: beam -> half-value layer [mm Al], from the table and SpekPy's.
+        transmission: domain -> through 150 mm of water and 15 mm of bone, by the chain and by fine bins.
+        thickness_mm: of the water in ``attenuation``.
+        attenuation: domain -> effective attenuation [1/mm] by thickness.
+        scatter: scatter-to-primary map behind the grid, and its mean at the centre.
+        mtf_frequency: [1/mm] of ``mtf``.
+        mtf: slanted edge and model.
+        nnps: kerma [nGy] -> frequency [1/mm], measured and modelled noise power [mm2].
+        nnps_kerma: kermas [nGy], and NNPS times kerma at each.
+        variance: see `variance_against_mean`.
+        dqe: frequency [1/mm], DQE and its bound.
+        detail: kermas [nGy], and Hotelling d' of a 1 mm disc at each.
+    """
+
+    hvl: dict[str, tuple[float, float]]
+    transmission: dict[str, tuple[float, float]]
+    thickness_mm: np.ndarray
+    attenuation: dict[str, np.ndarray]
+    scatter: tuple[np.ndarray, float]
+    mtf_frequency: np.ndarray
+    mtf: tuple[np.ndarray, np.ndarray]
+    nnps: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    nnps_kerma: tuple[np.ndarray, np.ndarray]
+    variance: dict[str, np.ndarray]
+    dqe: tuple[np.ndarray, np.ndarray, float]
+    detail: tuple[np.ndarray, np.ndarray]
+
+
+def report(domain: str = "real-normal") -> PhysicsReport:
+    """Measure all ten numbers; those of the detector on the chain of ``domain``."""
+    chains = real_chains()
+    chain, thickness = chains[domain], np.linspace(10.0, 250.0, 25)
+    frequency = np.linspace(0.1, 1.6, 16)
+    spectra = {}
+    for kerma in (10.0, 100.0, 1000.0):
+        ring, measured = radial(nnps(chain, kerma), chain.native_pixel_mm)
+        spectra[kerma] = (ring, measured, radial(nnps_model(chain, kerma), chain.native_pixel_mm)[1])
+    limited, doses = np.array([250.0, 500.0, 1000.0]), np.array([125.0, 250.0, 500.0, 1000.0])
+    return PhysicsReport(
+        hvl=half_value_layers(),
+        transmission={name: transmission(c) for name, c in chains.items()},
+        thickness_mm=thickness,
+        attenuation={name: effective_attenuation(c, thickness) for name, c in chains.items()},
+        scatter=scatter_map(chain),
+        mtf_frequency=frequency,
+        mtf=(slanted_edge_mtf(chain, frequency), presampled_mtf(chain, frequency)),
+        nnps=spectra,
+        nnps_kerma=(limited, nnps_times_kerma(chain, limited)),
+        variance=variance_against_mean(chain, np.array([50.0, 100.0, 250.0, 500.0, 1000.0])),
+        dqe=dqe(chain, 1000.0),
+        detail=(doses, contrast_detail(chain, doses)),
+    )
+
+
 def _detect(
     chain: RealChain,
     lines: Tensor,
@@ -213,7 +272,8 @@ def _detect(
     generator: torch.Generator | None = None,
     clean: bool = False,
 ) -> Tensor:
-    """Linear signal of rays (N,2,s*P,s*P) at the native pixel, the whole square open."""
+    """Linear signal of rays (N,2,s*P,s*P) at the native pixel and its own noise, the whole square open."""
+    chain = replace(chain, noise_pixels=1.0)
     side = chain.native_pixel_mm * lines.shape[-1] / OVERSAMPLE / MAGNIFICATION
     everywhere = torch.ones(len(lines), 1, *lines.shape[-2:], dtype=torch.bool)
     fov = torch.full((len(lines),), side)

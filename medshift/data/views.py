@@ -83,7 +83,7 @@ def distance_to_held_out(poses: Tensor) -> np.ndarray:
 
 
 def region_of(poses: Tensor) -> list[str]:
-    """The pose region of each view: a held-out region, or one cell of 45 degrees of azimuth (``az000`` to ``az315``)."""
+    """The pose region of each view: a held-out region, or a cell of 45 degrees of azimuth (``az000`` to ``az315``)."""
     names = []
     for azimuth, elevation, *_ in poses.tolist():
         wrapped = (azimuth + 180.0) % 360.0 - 180.0

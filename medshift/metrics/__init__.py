@@ -1,1 +1,1 @@
-"""Metrics: tensors in, one number per image or per set out; the mathematics is torchmetrics' and scipy's wherever it can be."""
+"""Metrics: tensors in, one number per image or per set out; libraries do the mathematics wherever they can."""

@@ -21,7 +21,7 @@ def eroded(mask: Tensor, pixels: int) -> Tensor:
 
 
 def high_pass_std(image: Tensor, mask: Tensor) -> Tensor:
-    """Standard deviation (N,) of what a Gaussian blur of one pixel removes, over the open field (N,1,H,W) eroded by 4."""
+    """Standard deviation (N,) of what a Gaussian blur of one pixel removes, over ``mask`` (N,1,H,W) eroded by 4."""
     inner = eroded(mask, 4)
     if not inner.flatten(1).any(dim=1).all():
         raise ParameterError("The open field of an image is narrower than 9 pixels; its noise cannot be measured.")

@@ -21,7 +21,9 @@ def _checked(image: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
             f"Images of shape {tuple(image.shape)} cannot be compared with {tuple(reference.shape)}; both must be (N,1,H,W)."
         )
     if not (torch.isfinite(image).all() and torch.isfinite(reference).all()):
-        raise ParameterError("An image to compare holds NaN or infinity; a translation has diverged, or a file is damaged.")
+        raise ParameterError(
+            "An image to compare holds NaN or infinity; a translation has diverged, or a file is damaged."
+        )
     mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask.expand_as(image)
     if not mask.flatten(1).any(dim=1).all():
         raise ParameterError("A mask leaves no pixel of an image open; drop that image.")

@@ -84,7 +84,11 @@ def views(run: Run) -> Views:
             )
         run.source = "user's folders"
         stage = run_stage(
-            run.runs, "folders", lambda folder: _list_folders(run, folder), arguments=_folder_arguments(run), modules=["data"]
+            run.runs,
+            "folders",
+            lambda folder: _list_folders(run, folder),
+            arguments=_folder_arguments(run),
+            modules=["data"],
         )
         views = Views(stage, rendered=False, data=run.parameters.data)
     else:
@@ -207,7 +211,7 @@ def autoencoder(run: Run, views: Views) -> Stage:
         made = KLCodec.build(tuple(profile.widths), profile.channels).to(run.device)
         method = KLTraining(made, warmup=int(0.5 * steps))
         config = TrainConfig(steps=steps, seed=seed, checkpoint_every=max(1, steps // 4))
-        _fit(method, draw, folder, config, views, "training the autoencoder", profile.batch)
+        _fit(method, draw, folder, config, views, "training the autoencoder")
 
     modules = [*TRAINING_MODULES, "codec_training", "data"]
     arguments = {**profile.model_dump(), "seed": seed}
@@ -243,7 +247,7 @@ def network(run: Run, views: Views, codec: PatchCodec | KLCodec) -> Stage:
             steps=steps, seed=seed, checkpoint_every=profile.checkpoint_every, accumulation=profile.accumulation
         )
         draw = batches(run, views, profile.batch // profile.accumulation)
-        _fit(method, draw, folder, config, views, "training the network", profile.batch)
+        _fit(method, draw, folder, config, views, "training the network")
 
     modules = [*TRAINING_MODULES, "data"]
     arguments = {**profile.model_dump(), "seed": seed, "domains": list(domains)}
@@ -253,11 +257,11 @@ def network(run: Run, views: Views, codec: PatchCodec | KLCodec) -> Stage:
     return stage
 
 
-def _fit(method: Any, draw: Any, folder: Path, config: Any, views: Views, label: str, batch: int) -> None:
-    """Drive `medshift.train.train`, writing one line a step to history.csv; resumes with the checkpoints."""
+def _fit(method: Any, draw: Any, folder: Path, config: Any, views: Views, label: str) -> None:
+    """Drive `medshift.train.train`, writing at most 2000 lines to history.jsonl; resumes with the checkpoints."""
     from medshift.train import train
 
-    progress, history = Progress(label), folder / "history.csv"
+    progress, history = Progress(label), folder / "history.jsonl"
     pending: list[Any] = []
     every = max(1, config.steps // 2000)
     for record in train(method, draw, folder=folder, config=config, data={"views": views.stage.key}):
@@ -265,24 +269,18 @@ def _fit(method: Any, draw: Any, folder: Path, config: Any, views: Views, label:
         last = record.step % config.checkpoint_every == 0 or record.step == config.steps
         if record.step % config.check_every == 0 or last:
             rows = [r for r in pending if r.step % every == 0]
-            _append(history, rows, batch)
+            _append(history, rows)
             loss = float(next(iter(record.losses.values())))
             progress(record.step / config.steps, f"step {record.step}, loss {loss:.3f}")
             pending.clear()
 
 
-def _append(history: Path, records: list[Any], batch: int) -> None:
-    """Add rows to history.csv; a resumed run repeats the steps after its last checkpoint, the last row of a step counts."""
-    if not records:
-        return
-    names = sorted({name for record in records for name in record.losses})
-    new = not history.exists()
+def _append(history: Path, records: list[Any]) -> None:
+    """Add one JSON line a record; a resumed run repeats the steps after its last checkpoint, the later line counts."""
     with history.open("a") as file:
-        if new:
-            file.write(",".join(["step", "images", "learning_rate", "seconds", *names]) + "\n")
         for r in records:
-            values = [f"{float(r.losses[name]):.6g}" if name in r.losses else "" for name in names]
-            file.write(",".join([str(r.step), str(r.images), f"{r.learning_rate:.4g}", f"{r.seconds:.4f}", *values]) + "\n")
+            row = {"step": r.step, "images": r.images, "learning_rate": r.learning_rate, "seconds": round(r.seconds, 4)}
+            file.write(json.dumps(row | {name: round(float(loss), 6) for name, loss in r.losses.items()}) + "\n")
 
 
 def translator(run: Run, network: Stage) -> MedShift:

@@ -1,4 +1,4 @@
-"""One line of progress with an estimate of the time left, for a notebook's reader or for the runner in another process."""
+"""One line of progress with an estimate of the time left, for a reader or for the runner in another process."""
 
 from __future__ import annotations
 

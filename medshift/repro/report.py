@@ -120,8 +120,15 @@ def view_table(views: Views) -> pd.DataFrame:
         if str(role).startswith("train:"):
             cosine[:, (train["role"] == role).to_numpy()] = -1
         angle = np.rad2deg(np.arccos(np.clip(cosine.max(axis=1), -1, 1)))
-        row = {"role": role, "views": len(group), "heads": group["head"].nunique(), "regions": group["region"].nunique()}
-        rows.append(row | {"nearest training direction, median [deg]": float(np.median(angle)), "least [deg]": angle.min()})
+        row = {
+            "role": role,
+            "views": len(group),
+            "heads": group["head"].nunique(),
+            "regions": group["region"].nunique(),
+        }
+        rows.append(
+            row | {"nearest training direction, median [deg]": float(np.median(angle)), "least [deg]": angle.min()}
+        )
     return pd.DataFrame(rows).assign(**{"forbidden neighbours": forbidden})
 
 
@@ -129,7 +136,11 @@ def history(stage: Stage) -> pd.DataFrame:
     """Losses by step; where a resumed run repeated steps, the last row of each counts."""
     import pandas as pd
 
-    return pd.read_csv(stage.folder / "history.csv").drop_duplicates("step", keep="last").sort_values("step")
+    return (
+        pd.read_json(stage.folder / "history.jsonl", lines=True)
+        .drop_duplicates("step", keep="last")
+        .sort_values("step")
+    )
 
 
 def _validation_images(run: Run, views: Views, each: int) -> dict[str, Tensor]:
@@ -154,7 +165,9 @@ def round_trips(run: Run, views: Views, autoencoder: Stage, each: int = 32) -> T
     with torch.no_grad():
         for name, codec in codecs.items():
             codec.fit(torch.cat(list(images.values())))
-            trips[name] = {d: (x, codec.decode(codec.encode(x), size=(x.shape[-2], x.shape[-1]))) for d, x in images.items()}
+            trips[name] = {
+                d: (x, codec.decode(codec.encode(x), size=(x.shape[-2], x.shape[-1]))) for d, x in images.items()
+            }
     return trips
 
 
@@ -173,7 +186,9 @@ def round_trip_table(trips: Trips) -> pd.DataFrame:
             last = frequency >= 0.25
             row = {"codec": codec, "domain": domain, "PSNR [dB]": float(psnr(back, image).clamp(max=100).mean())}
             row |= {"SSIM": float(ssim(back, image).mean())}
-            rows.append(row | {"last octave kept": float(after[:, last].sum() / before[:, last].sum()), "n": len(image)})
+            rows.append(
+                row | {"last octave kept": float(after[:, last].sum() / before[:, last].sum()), "n": len(image)}
+            )
     return pd.DataFrame(rows)
 
 
@@ -189,7 +204,7 @@ def network_summary(network: Stage) -> pd.DataFrame:
         "steps": flow.step,
         "images seen": int(rows["images"].iloc[-1]),
         "median seconds a step": f"{rows['seconds'].median():.3f}",
-        "loss, mean of the last twentieth": f"{rows['network'].iloc[-max(1, len(rows) // 20):].mean():.4f}",
+        "loss, mean of the last twentieth": f"{rows['network'].iloc[-max(1, len(rows) // 20) :].mean():.4f}",
         "weights' SHA-256": flow.sha256[:16],
     }
     return pd.DataFrame({"": list(values), "value": [str(v) for v in values.values()]})
@@ -307,7 +322,11 @@ def panel_figures(run: Run, study: Stage) -> Iterator[tuple[str, str, Figure]]:
         rows = [[images[c][i] for c in columns] for i in range(len(images["source"]))]
         names = [f"view {i + 1}" for i in range(len(rows))]
         figure = fig_grid(rows, titles, names, footer=footer(run), side=0.8)
-        yield f"panel_{source}", f"Translations from {source} against τ, Heun on the refined grid, unseen heads.", figure
+        yield (
+            f"panel_{source}",
+            f"Translations from {source} against τ, Heun on the refined grid, unseen heads.",
+            figure,
+        )
 
 
 def spectra_figures(run: Run, study: Stage) -> Iterator[tuple[str, str, Figure]]:
@@ -322,4 +341,8 @@ def spectra_figures(run: Run, study: Stage) -> Iterator[tuple[str, str, Figure]]
         frequency = rows[rows["image"] == rows["image"].iloc[0]]["frequency"].to_numpy()
         title = f"T2: {source} → {target}"
         figure = fig_spectra(frequency, curves, pixel_mm=pitch, title=title, footer=footer(run))
-        yield f"spectra_{source}", f"Radial power spectra on unseen heads at the chosen τ, {source} to {target}.", figure
+        yield (
+            f"spectra_{source}",
+            f"Radial power spectra on unseen heads at the chosen τ, {source} to {target}.",
+            figure,
+        )

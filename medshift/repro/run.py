@@ -75,7 +75,10 @@ class Run:
     def table(self, table: pd.DataFrame, name: str, *, digits: int = 2) -> pd.DataFrame:
         """Save a table as Markdown and CSV and return it to be shown."""
         header = "| " + " | ".join(map(str, table.columns)) + " |\n|" + " --- |" * table.shape[1] + "\n"
-        rows = [[f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row] for row in table.itertuples(index=False)]
+        rows = [
+            [f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row]
+            for row in table.itertuples(index=False)
+        ]
         body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         save_table(header + body + "\n", table.to_csv(index=False), self.figures, f"{self.notebook[:2]}_{name}")
         return table
@@ -120,7 +123,9 @@ def configure(notebook: str, variables: dict[str, object]) -> Run:
         parameters = Parameters(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ParameterError(f"{notebook}: parameter {first['loc'][0]}: {first['msg']} (got {first['input']!r}).") from None
+        raise ParameterError(
+            f"{notebook}: parameter {first['loc'][0]}: {first['msg']} (got {first['input']!r})."
+        ) from None
     logging.basicConfig(level=os.environ.get("MEDSHIFT_LOG", "WARNING"), format="%(message)s")
     use_theme()
     overrides = parse_overrides(parameters.overrides)

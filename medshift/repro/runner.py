@@ -56,7 +56,11 @@ def execute(name: str, parameters: dict[str, object], target: Path) -> None:
     temporary, failed = target.with_suffix(".tmp.ipynb"), target.with_suffix(".failed.ipynb")
     try:
         papermill.execute_notebook(
-            str(notebook_folder() / f"{name}.ipynb"), str(temporary), parameters, kernel_name="python3", progress_bar=False
+            str(notebook_folder() / f"{name}.ipynb"),
+            str(temporary),
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
         )
     except PapermillExecutionError as error:
         os.replace(temporary, failed)
@@ -69,7 +73,13 @@ def execute(name: str, parameters: dict[str, object], target: Path) -> None:
 
 
 def paper(
-    profile: str = "auto", *, only: Sequence[str] = (), data: str = "", seed: int = 0, overrides: str = "", out_dir: str = "."
+    profile: str = "auto",
+    *,
+    only: Sequence[str] = (),
+    data: str = "",
+    seed: int = 0,
+    overrides: str = "",
+    out_dir: str = ".",
 ) -> list[Path]:
     """Run the companion's notebooks under one profile and return the executed copies."""
     settings: Profile = load_profile(resolve(profile), parse_overrides(overrides))

@@ -68,7 +68,9 @@ def fig_landmarks(head: HeadVolume, footer: str, columns: int = 5) -> Figure:
         _section(bottom, head, "z", z, "x", "y")
         _cross(bottom, point, "x", "y", PALETTE["vermilion"])
         top.set_title(name, fontsize=6)
-    figure.supxlabel(f"above sagittal, anterior to the left; below axial, anterior up; {footer}", fontsize=6, color="0.35")
+    figure.supxlabel(
+        f"above sagittal, anterior to the left; below axial, anterior up; {footer}", fontsize=6, color="0.35"
+    )
     return figure
 
 
@@ -114,7 +116,9 @@ def fig_view_law(views: pd.DataFrame, footer: str) -> Figure:
         rows = views[chosen]
         axis.scatter(rows["azimuth"], rows["elevation"], s=size, c=colour, marker=marker, linewidths=0.5, label=name)
     for side in (-1, 1):
-        axis.axvspan(*sorted((side * OBLIQUE[0], side * OBLIQUE[1])), color=PALETTE["vermilion"], alpha=0.12, linewidth=0)
+        axis.axvspan(
+            *sorted((side * OBLIQUE[0], side * OBLIQUE[1])), color=PALETTE["vermilion"], alpha=0.12, linewidth=0
+        )
     axis.axhspan(*LOW_BAND, color=PALETTE["vermilion"], alpha=0.12, linewidth=0)
     axis.set(xlabel="azimuth [deg], 0 = AP, 90 = source at the left", ylabel="elevation [deg]", xlim=(-180, 180))
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -48,4 +48,3 @@ def fig_grid(
     note = f"display window [{window[0]:g}, {window[1]:g}]"
     figure.supxlabel(f"{footer}; {note}" if footer else note, fontsize=6, color="0.35")
     return figure
-

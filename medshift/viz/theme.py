@@ -30,23 +30,25 @@ COLUMN = 3.5  # inches, one column of a paper
 def use_theme() -> None:
     """Set fonts, sizes and colours once for a session."""
     sns.set_theme(context="paper", style="ticks", palette=list(PALETTE.values()))
-    matplotlib.rcParams.update({
-        "figure.dpi": 110,
-        "savefig.dpi": 200,
-        "savefig.bbox": "tight",
-        "savefig.pad_inches": 0.03,
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "axes.labelsize": 8,
-        "legend.fontsize": 7,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "lines.linewidth": 1.3,
-        "figure.constrained_layout.use": True,
-        "pdf.fonttype": 42,
-        "svg.hashsalt": "medshift",
-        "image.cmap": "gray",
-        "image.interpolation": "nearest",
-    })
+    matplotlib.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 200,
+            "savefig.bbox": "tight",
+            "savefig.pad_inches": 0.03,
+            "font.size": 8,
+            "axes.titlesize": 8,
+            "axes.labelsize": 8,
+            "legend.fontsize": 7,
+            "xtick.labelsize": 7,
+            "ytick.labelsize": 7,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": 1.3,
+            "figure.constrained_layout.use": True,
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "medshift",
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+        }
+    )

@@ -82,7 +82,13 @@ def fig_tradeoff(
 
 
 def fig_spectra(
-    frequency: np.ndarray, spectra: dict[str, np.ndarray], *, pixel_mm: float, title: str, footer: str, styles: Sequence[str] = ()
+    frequency: np.ndarray,
+    spectra: dict[str, np.ndarray],
+    *,
+    pixel_mm: float,
+    title: str,
+    footer: str,
+    styles: Sequence[str] = (),
 ) -> Figure:
     """Mean radial power spectra on logarithmic axes.
 

@@ -3,11 +3,11 @@
 For x_t = (1 - t) noise + t x_1 (sigma_min = 0) and x_1 ~ N(mu, s² I) the marginal is N(t mu, c(t)² I) with
 c² = (1-t)² + t² s², the velocity is mu + (c'/c)(x - t mu), and the flow between two times is affine:
 x_u = u mu + (c(u)/c(t)) (x_t - t mu). With a covariance S the same holds for C(t) = (1-t)² I + t² S, which
-commutes with S. A mixture's velocity is the mean of its components' under the posterior p(component | x_t); in
-one dimension its flow keeps the order of points, so it is the quantile map between the marginals.
+commutes with S. A mixture's velocity is the mean of its components' under the posterior p(component | x_t);
+in one dimension its flow keeps the order of points, so it is the quantile map between the marginals.
 
-Labels are 0..K-1, and K, the null label, is the equal mixture of all domains. Points are (B, ...) of any shape,
-flattened to (B, D).
+Labels are 0..K-1, and K, the null label, is the equal mixture of all domains. Points are (B, ...) of any
+shape, flattened to (B, D).
 """
 
 from collections.abc import Sequence

@@ -97,7 +97,7 @@ def test_4_scatter_grows_with_field_and_thickness():
     assert centre(50, field) < centre(100, field) < centre(160, field) < centre(250, field)
     assert centre(160, narrow) < 0.5 * centre(160, field)
     before_grid = centre(160, field) * chain.grid_primary / chain.grid_scatter
-    assert 0.7 < before_grid < 1.5
+    assert 1.0 < before_grid < 2.0
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -113,7 +113,7 @@ def test_6_noise_power_has_the_shape_of_mtf_squared_plus_white(name, kerma):
     chain = CHAINS[name]
     frequency, measured = report.radial(report.nnps(chain, kerma), chain.native_pixel_mm)
     expected = report.radial(report.nnps_model(chain, kerma), chain.native_pixel_mm)[1]
-    np.testing.assert_allclose(measured[2:], expected[2:], rtol=0.10)
+    np.testing.assert_allclose(measured[1:], expected[1:], rtol=0.10)
     assert (measured / expected).mean() == pytest.approx(1, abs=0.05)
     assert measured[-1] < 0.7 * measured[1]
 
@@ -135,7 +135,7 @@ def test_8_variance_against_mean_returns_slope_and_floor(name):
 def test_9_dqe_stays_below_absorption(name):
     frequency, dqe, bound = report.dqe(CHAINS[name], 1000.0)
     assert (dqe <= bound).all()
-    assert dqe[1:5].mean() > 0.55
+    assert dqe[1:3].mean() > 0.55
     assert frequency[-1] < 0.5 / CHAINS[name].native_pixel_mm
 
 
