@@ -8,6 +8,7 @@ numbers are taken inside the open field of the collimator.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ TWIN = "noise twin"
 FAILURE_DB = 20.0
 
 
-def score(output: Tensor, views: EvaluationSet, source: str, target: str, **labels: object) -> pd.DataFrame:
+def score(output: Tensor, views: EvaluationSet, source: str, target: str, **labels: Any) -> pd.DataFrame:
     """One row a view: PSNR [dB] and SSIM to the source, to the clean and to the noisy truth, and high-pass noise.
 
     Args:
@@ -76,7 +77,7 @@ def translate_taus(
     batch: int,
     *,
     device: str | torch.device = "cpu",
-    **solver: object,
+    **solver: Any,
 ) -> list[Tensor]:
     """Translations (N,1,H,W) at every tau on the CPU, computed on ``device``, the encode leg shared."""
     outputs: list[list[Tensor]] = [[] for _ in taus]
@@ -94,7 +95,7 @@ def tau_sweep(
     source: str,
     target: str,
     taus: Sequence[float],
-    solvers: Mapping[str, Mapping[str, object]],
+    solvers: Mapping[str, Mapping[str, Any]],
     *,
     batch: int = 32,
     device: str | torch.device = "cpu",
@@ -114,7 +115,7 @@ def tau_sweep(
 def choose_tau(sweep: pd.DataFrame, solver: str, metric: str = "psnr_clean") -> float:
     """The tau with the best mean of ``metric``; give it validation views alone."""
     means = sweep[sweep["solver"] == solver].groupby("tau")[metric].mean()
-    return float(means.idxmax())
+    return float(str(means.idxmax()))
 
 
 def headroom(method: pd.DataFrame, floors: pd.DataFrame, metric: str = "psnr_clean") -> tuple[Interval, str]:

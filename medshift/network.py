@@ -37,8 +37,8 @@ TIME_SCALE = 1000.0
 PRESETS: dict[str, dict[str, Any]] = {
     # 0.2 M: tests.
     "smoke": {"channels": (16, 32), "norm_groups": 8, "head_channels": 16},
-    # 8 M, for 32 x 32 latents: most weights sit at low resolution, where a step on a laptop costs little.
-    "small": {"channels": (48, 96, 144, 192), "norm_groups": 16},
+    # 7 M, for 32 x 32 latents: most weights sit at low resolution, where a step on a laptop costs little.
+    "small": {"channels": (32, 64, 128, 192), "norm_groups": 16},
     # 60 M, for 64 x 64 latents; attention over 16 x 16 and 8 x 8.
     "gpu": {"channels": (128, 256, 320, 384), "layers_per_block": 2, "attention_levels": (2, 3), "head_channels": 64},
     # 385 M, the size that was published (1539.5 MB of float32); its shape was not, this one is ours.

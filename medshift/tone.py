@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from medshift.errors import ParameterError
+from medshift.translate import Domain
 
 QUANTILES = 1024
 
@@ -50,14 +51,14 @@ class ToneCurves:
         self.domains = list(domains)
         self.quantiles = [quantiles(images) for images in training]
 
-    def index(self, domain: int | str) -> int:
+    def index(self, domain: Domain) -> int:
         """The label of a domain given by name or label; ParameterError for any other."""
-        if domain in self.domains:
-            return self.domains.index(domain)  # type: ignore[arg-type]
+        if isinstance(domain, str) and domain in self.domains:
+            return self.domains.index(domain)
         if isinstance(domain, int) and 0 <= domain < len(self.domains):
             return domain
         raise ParameterError(f"No domain is called {domain!r}; the domains are {', '.join(self.domains)}.")
 
-    def apply(self, images: Tensor, source: int | str, target: int | str) -> Tensor:
+    def apply(self, images: Tensor, source: Domain, target: Domain) -> Tensor:
         """Images (N,1,H,W) of ``source`` with the tone of ``target``."""
         return apply_curve(images, self.quantiles[self.index(source)], self.quantiles[self.index(target)])

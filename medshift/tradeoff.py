@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors.torch import save_file
@@ -23,7 +24,7 @@ from medshift.metrics.structure import psnr, ssim
 from medshift.translate import AS_PUBLISHED, MedShift, Translator
 
 HEUN, PUBLISHED = "Heun, refined", "Euler 50, as published"
-SOLVERS: dict[str, Mapping[str, object]] = {HEUN: {}, PUBLISHED: AS_PUBLISHED}
+SOLVERS: dict[str, Mapping[str, Any]] = {HEUN: {}, PUBLISHED: AS_PUBLISHED}
 PAIRS = (("synthetic-high", "real-normal"), ("real-normal", "synthetic-high"))
 PANEL_VIEWS = 4
 
@@ -39,7 +40,7 @@ class Settings:
     device: str = "cpu"
 
 
-def tier_solvers(pair: tuple[str, str], tier: str) -> dict[str, Mapping[str, object]]:
+def tier_solvers(pair: tuple[str, str], tier: str) -> dict[str, Mapping[str, Any]]:
     """The solvers swept: both for the first pair; for the way back both on unseen heads, else the default alone."""
     return SOLVERS if pair == PAIRS[0] or tier == "T2" else {HEUN: SOLVERS[HEUN]}
 

@@ -8,11 +8,13 @@ source, a blur of zero wins and this floor is the histogram match.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from medshift.metrics.physics import radial_power_spectrum
 from medshift.tone import ToneCurves, apply_curve, blurred, quantiles
+from medshift.translate import Domain
 
 SIGMAS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)  # pixels
 
@@ -44,11 +46,11 @@ class BlurTone:
             self._fits[a, b] = best[1:]
         return self._fits[a, b]
 
-    def translate(self, images: Tensor, source: int | str, target: int | str) -> Tensor:
+    def translate(self, images: Tensor, source: Domain, target: Domain, *args: Any, **knobs: Any) -> Tensor:
         """Images (N,1,H,W), blurred and with the target's tone."""
         sigma, source_quantiles, target_quantiles = self.fit(self.curves.index(source), self.curves.index(target))
         return apply_curve(blurred(images, sigma), source_quantiles, target_quantiles)
 
-    def nfe(self, **knobs: object) -> int:
+    def nfe(self, *args: Any, **knobs: Any) -> int:
         """No network is evaluated."""
         return 0

@@ -7,10 +7,12 @@ to the two unpaired sets, not to single images: matching one image to a domain w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from medshift.tone import ToneCurves
+from medshift.translate import Domain
 
 
 class HistogramMatch:
@@ -22,10 +24,10 @@ class HistogramMatch:
     def __init__(self, training: Sequence[Tensor], domains: Sequence[str]):
         self.curves = ToneCurves(training, domains)
 
-    def translate(self, images: Tensor, source: int | str, target: int | str) -> Tensor:
+    def translate(self, images: Tensor, source: Domain, target: Domain, *args: Any, **knobs: Any) -> Tensor:
         """Images (N,1,H,W) with the target's tone."""
         return self.curves.apply(images, source, target)
 
-    def nfe(self, **knobs: object) -> int:
+    def nfe(self, *args: Any, **knobs: Any) -> int:
         """No network is evaluated."""
         return 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
+
+from medshift.translate import Domain
 
 
 class Identity:
@@ -11,10 +15,10 @@ class Identity:
     name = "doing nothing"
     needs_pairs = False
 
-    def translate(self, images: Tensor, source: int | str, target: int | str) -> Tensor:
+    def translate(self, images: Tensor, source: Domain, target: Domain, *args: Any, **knobs: Any) -> Tensor:
         """The images (N,1,H,W), unchanged."""
         return images
 
-    def nfe(self, **knobs: object) -> int:
+    def nfe(self, *args: Any, **knobs: Any) -> int:
         """No network is evaluated."""
         return 0

@@ -7,11 +7,13 @@ unpaired tone curve and a blur, so that geometry decides, not tone or noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medshift.tone import ToneCurves, blurred
+from medshift.translate import Domain
 
 
 class NearestTarget:
@@ -28,13 +30,13 @@ class NearestTarget:
     def __init__(self, training: Sequence[Tensor], domains: Sequence[str]):
         self.curves, self.training = ToneCurves(training, domains), list(training)
 
-    def translate(self, images: Tensor, source: int | str, target: int | str) -> Tensor:
+    def translate(self, images: Tensor, source: Domain, target: Domain, *args: Any, **knobs: Any) -> Tensor:
         """Training images (N,1,H,W) of the target domain."""
         b = self.curves.index(target)
         query = blurred(self.curves.apply(images, source, target), 1.0).flatten(1)
         index = torch.cdist(query, blurred(self.training[b], 1.0).flatten(1)).argmin(dim=1)
         return self.training[b][index]
 
-    def nfe(self, **knobs: object) -> int:
+    def nfe(self, *args: Any, **knobs: Any) -> int:
         """No network is evaluated."""
         return 0

@@ -75,7 +75,7 @@ def plan_views(counts: ViewCounts, split: HeadSplit, seed: int) -> pd.DataFrame:
         for i in range(n):
             insert = INSERTS[i // len(numbers) % len(INSERTS)] if role == "T3" else ""
             rows.append({"role": role, "head": numbers[i % len(numbers)], "insert": insert})
-    roles = [row["role"] for row in rows]
+    roles = [str(row["role"]) for row in rows]
     pose = separate(torch.cat(poses), roles, [role == "T1" for role in roles], generator)
     table = pd.DataFrame(rows)
     table["region"] = region_of(pose)

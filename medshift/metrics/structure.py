@@ -18,11 +18,11 @@ DATA_RANGE = 2.0
 def _checked(image: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
     if image.shape != reference.shape or image.ndim != 4:
         raise ParameterError(
-            f"Images of shape {tuple(image.shape)} cannot be compared with {tuple(reference.shape)}; both must be (N,1,H,W)."
+            f"Images {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared; both must be (N,1,H,W)."
         )
     if not (torch.isfinite(image).all() and torch.isfinite(reference).all()):
         raise ParameterError(
-            "An image to compare holds NaN or infinity; a translation has diverged, or a file is damaged."
+            "An image to compare holds NaN or infinity; a translation diverged, or a file is damaged."
         )
     mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask.expand_as(image)
     if not mask.flatten(1).any(dim=1).all():

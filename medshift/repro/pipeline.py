@@ -79,8 +79,8 @@ def views(run: Run) -> Views:
     if profile.source == "folders":
         if not run.parameters.data:
             raise ParameterError(
-                f"Profile {profile.name} trains on your own images: give their folder, `make paper PROFILE={profile.name}"
-                " DATA=folder`, with one sub-folder of PNG, TIFF or DICOM files per domain."
+                f"Profile {profile.name} trains on your own images: give their folder with DATA=folder, or --data; it "
+                "holds one sub-folder of PNG, TIFF or DICOM files per domain."
             )
         run.source = "user's folders"
         stage = run_stage(
@@ -284,12 +284,15 @@ def _append(history: Path, records: list[Any]) -> None:
 
 
 def translator(run: Run, network: Stage) -> MedShift:
-    """The trained model of its stage, on the run's device."""
+    """The trained model of its stage, on the run's device, in bfloat16 where that has hardware for it."""
     from medshift.flow_training import load_flow
+    from medshift.guidance import in_precision
+    from medshift.schedules import autocast_dtype
     from medshift.translate import MedShift
 
     flow = load_flow(network.folder, device=run.device)
-    return MedShift(flow.network, flow.codec, len(flow.domains), flow.domains)
+    velocity = in_precision(flow.network, autocast_dtype(run.device))
+    return MedShift(velocity, flow.codec, len(flow.domains), flow.domains)
 
 
 def floors(run: Run, views: Views) -> list[Translator]:

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,7 +68,7 @@ class Run:
         }
 
     def figure(self, figure: Figure, name: str, caption: str) -> Figure:
-        """Save a figure under ``<notebook number>_<name>`` with its caption and provenance, and return it to be shown."""
+        """Save a figure as ``<notebook number>_<name>`` with caption and provenance, and return it to be shown."""
         save_figure(figure, self.figures, f"{self.notebook[:2]}_{name}", self.provenance() | {"caption": caption})
         return figure
 
@@ -106,7 +106,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def configure(notebook: str, variables: dict[str, object]) -> Run:
+def configure(notebook: str, variables: dict[str, Any]) -> Run:
     """Check a notebook's parameters and make its `Run`.
 
     Args:

@@ -14,8 +14,9 @@ from medshift.viz.theme import PALETTE
 MEASURED, REFERENCE = PALETTE["blue"], PALETTE["black"]
 
 
-def _pairs(axis: Axes, labels: list[str], measured: list[float], expected: list[float], unit: str) -> None:
-    x = np.arange(len(labels))
+def _pairs(axis: Axes, pairs: dict[str, tuple[float, float]], unit: str) -> None:
+    labels, x = list(pairs), np.arange(len(pairs))
+    measured, expected = zip(*pairs.values(), strict=True)
     axis.bar(x, measured, width=0.55, color=MEASURED, alpha=0.8)
     axis.plot(x, expected, "_", color=REFERENCE, markersize=16, markeredgewidth=1.5)
     axis.set_xticks(x, [label.replace("-", "\n") for label in labels], fontsize=5)
@@ -57,8 +58,8 @@ def fig_physics(report: PhysicsReport) -> Figure:
     """Ten panels: measured in blue, the reference (SpekPy, fine bins, model, bound) in black."""
     figure, axes = plt.subplots(2, 5, figsize=(10.5, 4.2))
     a = axes.ravel()
-    _pairs(a[0], list(report.hvl), *map(list, zip(*report.hvl.values(), strict=True)), "HVL [mm Al]")
-    _pairs(a[1], list(report.transmission), *map(list, zip(*report.transmission.values(), strict=True)), "transmission")
+    _pairs(a[0], report.hvl, "HVL [mm Al]")
+    _pairs(a[1], report.transmission, "transmission")
     a[1].set_yscale("log")
     for name, mu in report.attenuation.items():
         a[2].plot(report.thickness_mm, 10 * mu, label=name)
@@ -83,8 +84,8 @@ def fig_physics(report: PhysicsReport) -> Figure:
     frequency, dqe, bound = report.dqe
     _curve(a[8], frequency, dqe, np.full_like(frequency, bound), ("frequency [1/mm]", "DQE, and its bound"))
     a[8].set_ylim(0, 1)
-    kerma, detectability = report.detail
-    _curve(a[9], kerma, detectability, detectability[0] * np.sqrt(kerma / kerma[0]), ("kerma [nGy]", "Hotelling d′"))
+    doses, detectability = report.detail
+    _curve(a[9], doses, detectability, detectability[0] * np.sqrt(doses / doses[0]), ("kerma [nGy]", "Hotelling d′"))
     a[9].set(xscale="log", yscale="log")
     titles = [
         "half-value layer",

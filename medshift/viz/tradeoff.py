@@ -44,11 +44,11 @@ def _draw(axis: Axes, sweep: pd.DataFrame, floors: pd.DataFrame, metric: str, ch
             axis.axhline(float(row[metric].iloc[0]), color=colour, linestyle=style, linewidth=0.9, label=name)
     for solver, group in sweep.groupby("solver", sort=False):
         group = group.sort_values("tau")
-        x, colour = log_odds(group["tau"]), SOLVER_COLOURS.get(str(solver))
-        axis.plot(x, group[metric], marker="o", markersize=2.5, color=colour, label=f"MedShift, {solver}")
-        axis.fill_between(x, group[f"{metric}_low"], group[f"{metric}_high"], color=colour, alpha=0.18, linewidth=0)
+        x, shade = log_odds(group["tau"].to_numpy()), SOLVER_COLOURS[str(solver)]
+        axis.plot(x, group[metric], marker="o", markersize=2.5, color=shade, label=f"MedShift, {solver}")
+        axis.fill_between(x, group[f"{metric}_low"], group[f"{metric}_high"], color=shade, alpha=0.18, linewidth=0)
     if chosen is not None:
-        axis.axvline(log_odds(chosen), color="0.6", linewidth=0.7, zorder=0)
+        axis.axvline(float(log_odds(chosen)), color="0.6", linewidth=0.7, zorder=0)
     axis.set_ylabel(METRICS[metric])
 
 
