@@ -118,8 +118,9 @@ def test_dose_orders_the_real_domains():
     """Noise behind the head: low about twice normal, a single exposure at most half; none comes from the dither."""
     low, normal, exposure = (centre_std(Acquirer(), name) for name in REAL)
     assert 1.7 < low / normal < 2.7
-    assert 2 * DITHER < exposure < 0.5 * normal
-    assert 0.06 < normal < 0.13
+    assert 1.2 * DITHER < exposure < 0.5 * normal
+    # One native pixel at 40 nGy has .06 to .13 there; a displayed pixel collects four of them.
+    assert 0.03 < normal < 0.065
     assert centre_std(Acquirer(), "synthetic-low") > 2 * centre_std(Acquirer(), "synthetic-high")
 
 
@@ -130,7 +131,7 @@ def test_noise_per_displayed_pixel_does_not_depend_on_resolution(domain):
 
 
 def test_noise_pixels_divide_the_variance():
-    chain = replace(DEFAULT_CHAINS["real-normal"], electronic_kev=0.0)
+    chain = replace(DEFAULT_CHAINS["real-normal"], electronic_kev=0.0, noise_pixels=1.0)
     acquirer = Acquirer({"one": chain, "four": replace(chain, noise_pixels=4.0)})
     one, four = (
         acquirer.linear_signal(*head(32, 100), name, generator=seeded())[..., 12:20, 12:20] for name in ("one", "four")
@@ -148,7 +149,8 @@ def test_open_beam_gives_the_energy_of_its_kerma(domain):
     signal = chain.linear_signal(lines, field, torch.tensor([FOV]), clean=True)
     beam = load_beam(chain.beam)
     absorbed = (beam.fluence * absorbed_share(beam.energy, chain.csi_g_cm2) * beam.energy).sum()
-    expected = chain.gain * absorbed * chain.kerma_ngy * 1e-3 * chain.native_pixel_mm**2
+    area = chain.noise_pixels * chain.native_pixel_mm**2
+    expected = chain.gain * absorbed * chain.kerma_ngy * 1e-3 * area
     np.testing.assert_allclose(signal, expected, rtol=5e-3)
 
 

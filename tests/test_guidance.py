@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medshift.errors import ParameterError
-from medshift.guidance import CountingVelocity, branches, guided
+from medshift.guidance import CountingVelocity, branches, guided, in_precision
 
 NULL = 3
 
@@ -55,3 +55,16 @@ def test_only_the_branches_needed_are_evaluated_in_one_call(batch, scale, cost, 
 def test_a_scale_that_is_no_scale_is_refused(scale):
     with pytest.raises(ParameterError, match="guidance scale"):
         guided(velocity, scale, NULL)
+
+
+def test_half_precision_changes_the_result_by_its_own_rounding_only(generator: torch.Generator) -> None:
+    weight = torch.randn(16, 16, generator=generator) / 4
+
+    def velocity(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return x @ weight
+
+    x, t, label = torch.randn(64, 16, generator=generator), torch.tensor(0.5), torch.zeros(64, dtype=torch.int64)
+    exact, rounded = velocity(x, t, label), in_precision(velocity, torch.bfloat16)(x, t, label)
+    assert rounded.dtype == x.dtype and not torch.equal(exact, rounded)
+    assert (exact - rounded).norm() / exact.norm() < 2**-7
+    assert in_precision(velocity, None) is velocity

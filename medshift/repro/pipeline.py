@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medshift.errors import ParameterError
-from medshift.repro.profiles import Profile
+from medshift.repro.profiles import Profile, profile_folder
 from medshift.repro.progress import Progress
 from medshift.repro.run import Run
 from medshift.repro.stages import Stage, run_stage
@@ -172,6 +172,8 @@ def codec(run: Run, views: Views) -> PatchCodec | KLCodec:
 
     wanted = run.profile.codec
     inputs = [views.stage]
+    # A relative folder is one of this checkout, from wherever a notebook runs.
+    pretrained = profile_folder().parents[1] / wanted.folder
     if wanted.kind == "kl":
         inputs.append(autoencoder(run, views))
 
@@ -182,11 +184,14 @@ def codec(run: Run, views: Views) -> PatchCodec | KLCodec:
         elif wanted.kind == "kl":
             made = load_autoencoder(inputs[1])
         else:
-            made = KLCodec.from_local(wanted.folder)
+            made = KLCodec.from_local(pretrained)
         made.fit(part for images in training_images(run, views) for part in images[:STATISTICS_IMAGES].split(32))
         checkpoint.save(folder, 0, {"codec": made.tensors()}, {"codec": made.describe()})
 
     arguments = wanted.model_dump()
+    if wanted.kind == "pretrained":
+        weights = sorted(pretrained.glob("*.safetensors"))
+        arguments["weights"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
     stage = run_stage(run.runs, "codec", build, arguments=arguments, inputs=inputs, modules=["codec", "data"])
     run.stages["codec"] = stage
     held = checkpoint.load(stage.folder)

@@ -61,6 +61,8 @@ def execute(name: str, parameters: dict[str, object], target: Path) -> None:
             parameters,
             kernel_name="python3",
             progress_bar=False,
+            # A kernel on this machine talks over loopback alone; its warning of that would scare and say nothing.
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
         os.replace(temporary, failed)

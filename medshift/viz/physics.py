@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from medshift.data.physics_report import PhysicsReport
 from medshift.viz.theme import PALETTE
@@ -87,6 +88,9 @@ def fig_physics(report: PhysicsReport) -> Figure:
     doses, detectability = report.detail
     _curve(a[9], doses, detectability, detectability[0] * np.sqrt(doses / doses[0]), ("kerma [nGy]", "Hotelling d′"))
     a[9].set(xscale="log", yscale="log")
+    for i in (1, 5, 6, 9):
+        for direction in (a[i].xaxis, a[i].yaxis):
+            direction.set_minor_formatter(NullFormatter())
     titles = [
         "half-value layer",
         "150 mm water + 15 mm bone",

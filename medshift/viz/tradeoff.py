@@ -50,6 +50,10 @@ def _draw(axis: Axes, sweep: pd.DataFrame, floors: pd.DataFrame, metric: str, ch
     if chosen is not None:
         axis.axvline(float(log_odds(chosen)), color="0.6", linewidth=0.7, zorder=0)
     axis.set_ylabel(METRICS[metric])
+    if metric == "psnr_source":
+        # At tau = 1 the image is the source's, and its PSNR without a bound.
+        finite = sweep[metric][sweep[metric] < 60]
+        axis.set_ylim(top=float(finite.max()) + 3 if len(finite) else None)
 
 
 def fig_tradeoff(
@@ -75,9 +79,7 @@ def fig_tradeoff(
         axis.set_xlabel("τ (log-odds)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    figure.suptitle(title, fontsize=8)
-    if footer:
-        figure.text(0.5, -0.02, footer, ha="center", va="top", fontsize=6, color="0.35")
+    figure.suptitle(f"{title}\n{footer}" if footer else title, fontsize=7)
     return figure
 
 

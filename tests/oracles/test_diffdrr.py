@@ -14,7 +14,7 @@ from medshift.data.projection import SOURCE_DETECTOR, SOURCE_ISOCENTRE, project,
 from medshift.data.volume import HeadVolume
 
 pytest.importorskip("diffdrr", reason="the oracle needs diffdrr: pip install medshift[oracle]")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.oracle]
 
 SIZE, FOV = 48, 200.0
 POSES = torch.tensor(
