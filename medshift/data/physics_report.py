@@ -259,7 +259,7 @@ def report(domain: str = "real-normal") -> PhysicsReport:
         mtf=(slanted_edge_mtf(chain, frequency), presampled_mtf(chain, frequency)),
         nnps=spectra,
         nnps_kerma=(limited, nnps_times_kerma(chain, limited)),
-        variance=variance_against_mean(chain, np.array([50.0, 100.0, 250.0, 500.0, 1000.0])),
+        variance=variance_against_mean(chain, np.array([0.25, 1.0, 4.0, 16.0])),
         dqe=dqe(chain, 1000.0),
         detail=(doses, contrast_detail(chain, doses)),
     )

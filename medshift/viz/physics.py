@@ -20,7 +20,7 @@ def _pairs(axis: Axes, pairs: dict[str, tuple[float, float]], unit: str) -> None
     measured, expected = zip(*pairs.values(), strict=True)
     axis.bar(x, measured, width=0.55, color=MEASURED, alpha=0.8)
     axis.plot(x, expected, "_", color=REFERENCE, markersize=16, markeredgewidth=1.5)
-    axis.set_xticks(x, [label.replace("-", "\n") for label in labels], fontsize=5)
+    axis.set_xticks(x, [label.replace("fluoroscopy", "fluoro").replace("-", "\n") for label in labels], fontsize=5)
     axis.set_ylabel(unit)
 
 

@@ -73,7 +73,7 @@ def fig_tradeoff(
     figure, axes = plt.subplots(2, columns, figsize=(2.35 * columns, 4.3), sharex=True, squeeze=False)
     for k, metric in enumerate(metrics):
         _draw(axes[k % 2, k // 2], sweep, floors, metric, chosen)
-    ticks = [t for t in (0.005, 0.02, 0.1, 0.3, 0.6, 0.9) if min(sweep["tau"]) <= t <= 1]
+    ticks = [t for t in (0.005, 0.05, 0.3, 0.7, 0.95) if min(sweep["tau"]) <= t <= 1]
     for axis in axes[-1]:
         axis.set_xticks([*log_odds(np.array(ticks)), log_odds(1.0)], [*(f"{t:g}" for t in ticks), "1"])
         axis.set_xlabel("τ (log-odds)")
