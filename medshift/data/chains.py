@@ -18,7 +18,8 @@ native detector pixels. (A pixel of a 64x64 picture is 5.8 mm wide at the detect
 no noise there, and the noise would change with the resolution.) Blur, scatter and sharpening keep their size
 in mm, so at 64x64 the scintillator's MTF is all but one.
 Absent: focal spot, veiling glare, lag, temporal filter, heel effect, defects, hardening by grid and scatter.
-The constants stand for systems as published and are not tuned to results.
+The constants stand for systems as published; beams, doses and scatter were set before any training. `noise_pixels`
+and the shutter's level were set once more after a first, short training had been seen.
 
 References:
     Siewerdsen et al., Med. Phys. 24 (1997) 71: cascaded systems, additive noise of flat panels.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -84,13 +82,7 @@ def fig_tradeoff(
 
 
 def fig_spectra(
-    frequency: np.ndarray,
-    spectra: dict[str, np.ndarray],
-    *,
-    pixel_mm: float,
-    title: str,
-    footer: str,
-    styles: Sequence[str] = (),
+    frequency: np.ndarray, spectra: dict[str, np.ndarray], *, pixel_mm: float, title: str, footer: str
 ) -> Figure:
     """Mean radial power spectra on logarithmic axes.
 
@@ -100,12 +92,11 @@ def fig_spectra(
         pixel_mm: mean size of a pixel at the isocentre, for the second axis.
         title: what is compared.
         footer: n and the data.
-        styles: line styles in order.
     """
     figure, axis = plt.subplots(figsize=(3.5, 2.8))
     colours = list(PALETTE.values())
     for i, (name, power) in enumerate(spectra.items()):
-        axis.loglog(frequency / pixel_mm, power, label=name, color=colours[i], linestyle=styles[i] if styles else "-")
+        axis.loglog(frequency / pixel_mm, power, label=name, color=colours[i])
     axis.set(xlabel="spatial frequency at the isocentre [1/mm]", ylabel="power [display units² pixel²]", title=title)
     axis.legend(frameon=False)
     figure.supxlabel(footer, fontsize=6, color="0.35")
