@@ -131,6 +131,7 @@ def test_notebooks_are_selected_by_number_or_name() -> None:
         (["paper", "--profile", "smoke", "--only", "77"], "No notebook"),
         (["paper", "--profile", "smoke", "--data", "nowhere"], "nowhere is not a folder"),
         (["paper", "--profile", "smoke", "--set", "seize=3"], "no setting"),
+        (["paper", "--profile", "paper"], "trains on your own images"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(

@@ -14,8 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medshift.errors import ParameterError
-from medshift.repro.profiles import Profile, profile_folder
+from medshift.repro.profiles import Profile, profile_folder, require_data
 from medshift.repro.progress import Progress
 from medshift.repro.run import Run
 from medshift.repro.stages import Stage, run_stage
@@ -77,11 +76,7 @@ def views(run: Run) -> Views:
     """Render every view of the profile, or check the user's folders."""
     profile = run.profile
     if profile.source == "folders":
-        if not run.parameters.data:
-            raise ParameterError(
-                f"Profile {profile.name} trains on your own images: give their folder with DATA=folder, or --data; it "
-                "holds one sub-folder of PNG, TIFF or DICOM files per domain."
-            )
+        require_data(profile, run.parameters.data)
         run.source = "user's folders"
         stage = run_stage(
             run.runs,

@@ -108,6 +108,15 @@ def resolve(name: str) -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
+def require_data(profile: Profile, data: str) -> None:
+    """Raise ParameterError where a profile trains on the user's images and no folder of them is given."""
+    if profile.source == "folders" and not data:
+        raise ParameterError(
+            f"Profile {profile.name} trains on your own images: give their folder with DATA=folder, or --data; it "
+            "holds one sub-folder of PNG, TIFF or DICOM files per domain."
+        )
+
+
 def load_profile(name: str, overrides: dict[str, str] | None = None) -> Profile:
     """The profile of that name, with ``section.key`` overrides applied.
 

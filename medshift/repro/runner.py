@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medshift.errors import MedShiftError, ParameterError
-from medshift.repro.profiles import Profile, load_profile, resolve
+from medshift.repro.profiles import Profile, load_profile, require_data, resolve
 from medshift.repro.progress import Watcher
 from medshift.repro.run import parse_overrides
 
@@ -85,6 +85,7 @@ def paper(
 ) -> list[Path]:
     """Run the companion's notebooks under one profile and return the executed copies."""
     settings: Profile = load_profile(resolve(profile), parse_overrides(overrides))
+    require_data(settings, data)
     if data and not Path(data).is_dir():
         raise ParameterError(f"{data} is not a folder; give the folder that holds one folder of images per domain.")
     names, done = select(only), []
