@@ -11,8 +11,9 @@ import pytest
 from ct_files import ball, package, project
 from scipy import ndimage
 
-from medshift.data import cranium as module
-from medshift.data.cranium import FILE, LANDMARKS, cranium, fetch, load
+from medshift.data import ct as module
+from medshift.data.cranium import LANDMARKS, cranium, load
+from medshift.data.ct import FILE, fetch
 from medshift.errors import DataError
 
 KEPT = Path(os.environ.get("MEDSHIFT_CACHE") or Path.home() / ".cache" / "medshift") / FILE
@@ -152,14 +153,14 @@ def test_a_ct_of_the_user_takes_its_place_without_landmarks(tmp_path, small_ct, 
     path = tmp_path / "mine.inv3"
     path.write_bytes(project(ball()[:, ::-1], SPACING[::-1]))
     monkeypatch.setenv("MEDSHIFT_CT", str(path))
-    monkeypatch.setattr(module, "fetch", lambda cache: pytest.fail("fetched Debian's"))
+    monkeypatch.setattr(module, "fetch", lambda cache=None: pytest.fail("fetched Debian's"))
     for head in (cranium(), load(path)):
         assert head.source == "user" and head.landmarks == {} and head.name == "mine.inv3"
 
 
 def test_a_ct_of_the_user_that_is_missing_is_never_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDSHIFT_CT", str(tmp_path / "gone.nii"))
-    monkeypatch.setattr(module, "fetch", lambda cache: pytest.fail("fetched Debian's"))
+    monkeypatch.setattr(module, "fetch", lambda cache=None: pytest.fail("fetched Debian's"))
     with pytest.raises(DataError, match="gone.nii: no such file"):
         cranium()
 

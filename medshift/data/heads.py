@@ -6,17 +6,13 @@ number is an anatomy of its own. Heads are split once, by number, so that no hea
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
 from dataclasses import dataclass
 
 from medshift.data.cranium import cranium
+from medshift.data.ct import head_source
 from medshift.data.phantom import phantom
 from medshift.data.volume import HeadVolume, warp
-from medshift.errors import DataError, ParameterError
-
-log = logging.getLogger(__name__)
+from medshift.errors import ParameterError
 
 SOURCES = ("auto", "cranium", "phantom")
 
@@ -50,22 +46,8 @@ class Heads:
         if source not in SOURCES:
             raise ParameterError(f"No source of heads is called {source!r}; the sources are {', '.join(SOURCES)}.")
         self.phantom_spacing_mm = phantom_spacing_mm
-        self.base: HeadVolume | None = None
-        if source != "phantom":
-            try:
-                self.base = cranium()
-            except DataError as error:
-                if source == "cranium" or os.environ.get("MEDSHIFT_CT"):
-                    raise
-                log.warning("The head CT cannot be had (%s) Using the procedural phantom instead.", error)
-        self.source = self.base.source if self.base is not None else "phantom"
-
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that tell one source of heads from another."""
-        digest = hashlib.sha256(f"{self.source} {self.phantom_spacing_mm}".encode())
-        if self.base is not None:
-            digest.update(self.base.density.numpy().tobytes())
-        return digest.hexdigest()[:12]
+        self.source = head_source(source).name
+        self.base: HeadVolume | None = None if self.source == "phantom" else cranium()
 
     def __getitem__(self, number: int) -> HeadVolume:
         if self.base is None:
