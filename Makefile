@@ -1,16 +1,18 @@
 # Every target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup paper test slow lint lab data bench oracle clean
+.PHONY: help setup paper smoke publish site status doctor grid test slow lint lab data bench oracle clean
 
 PYTHON ?= python3
 PROFILE ?= auto
 DATA ?=
+ONLY ?=
+WORKERS ?= 1
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 OPTIONS := --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
 # One thread a process: torch's threads wait for each other when processes share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 OLD_PYTHON := MedShift needs Python 3.11 or newer; say which one to use: make PYTHON=python3.12
 
 help:  ## list the targets
@@ -27,8 +29,26 @@ setup: .venv/.ready  ## make .venv and install the locked packages into it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-paper: setup  ## rebuild every figure of the profile (PROFILE=, DATA=)
-	$(BIN)/medshift paper $(OPTIONS)
+paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04)
+	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY))
+
+smoke: setup  ## run every notebook at its smallest, to see that everything works here
+	$(BIN)/medshift paper --profile smoke
+
+status: setup  ## say what is fresh, what is stale and why
+	$(BIN)/medshift status $(OPTIONS)
+
+site: setup  ## make a static site of the executed notebooks and all figures
+	$(BIN)/medshift site --profile $(PROFILE)
+
+publish: setup  ## copy the figures of the profile to figures/
+	$(BIN)/medshift publish --profile $(PROFILE)
+
+grid: setup  ## run a study: make grid GRID=guidance WORKERS=2
+	$(BIN)/medshift grid $(GRID) --profile $(PROFILE) --workers $(WORKERS)
+
+doctor: setup  ## look at this machine: what is missing, and what mends it
+	$(BIN)/medshift doctor
 
 test: setup  ## the fast tests
 	$(PYTEST) -m "not slow"

@@ -100,7 +100,7 @@ class KLTraining:
         discriminator_rate: Peak rate of the discriminator's AdamW.
     """
 
-    averaged = ("codec",)
+    averaged: tuple[str, ...] = ("codec",)
 
     def __init__(
         self,

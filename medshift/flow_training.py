@@ -45,7 +45,7 @@ class FlowMatching:
         ParameterError: network, codec and domains do not fit each other.
     """
 
-    averaged = ("network",)
+    averaged: tuple[str, ...] = ("network",)
 
     def __init__(
         self,

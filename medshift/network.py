@@ -19,6 +19,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from medshift.errors import ParameterError
 
-__all__ = ["PRESETS", "NetworkConfig", "VelocityNetwork", "build_network"]
+__all__ = ["PRESETS", "NetworkConfig", "VelocityNetwork", "build_network", "scaled"]
 
 TIME_SCALE = 1000.0
 
@@ -200,3 +201,31 @@ def build_network(preset: str, *, n_domains: int, in_channels: int, **changes: A
         raise ParameterError(f"No network size is called {preset!r}; choose from {', '.join(PRESETS)}.")
     entries = {**PRESETS[preset], "n_domains": n_domains, "in_channels": in_channels, **changes}
     return VelocityNetwork(NetworkConfig.from_dict(entries))
+
+
+def scaled(preset: str, factor: float) -> dict[str, Any]:
+    """What to change in a preset to make its channels `factor` times as wide, rounded to widths it can have.
+
+    Args:
+        preset: one of `PRESETS`.
+        factor: above 0; 1 changes nothing.
+
+    Returns:
+        Entries for `build_network`.
+
+    Raises:
+        ParameterError: no such preset, or a factor that is not above 0.
+    """
+    if preset not in PRESETS:
+        raise ParameterError(f"No network size is called {preset!r}; choose from {', '.join(PRESETS)}.")
+    if not 0 < factor < math.inf:
+        raise ParameterError(f"The width's factor is {factor}, expected a number above 0.")
+    if factor == 1:
+        return {}
+    entries = PRESETS[preset]
+    unit = math.lcm(entries.get("norm_groups", 32), entries.get("head_channels", 32))
+    smallest = entries.get("norm_groups", 32)
+    attends = {*entries.get("attention_levels", ()), len(entries["channels"]) - 1}
+    units = [unit if level in attends else smallest for level in range(len(entries["channels"]))]
+    widths = [max(u, round(factor * c / u) * u) for u, c in zip(units, entries["channels"], strict=True)]
+    return {"channels": tuple(widths)}

@@ -31,13 +31,14 @@ PANEL_VIEWS = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """How much the study evaluates; see `medshift.repro.profiles.TradeoffProfile`."""
+    """How much the study evaluates; how many views of each role, and the guidance of both legs."""
 
     taus: Sequence[float]
     views: Mapping[str, int]
     headline: int
     batch: int
     device: str = "cpu"
+    guidance: float = 1.0
 
 
 def tier_solvers(pair: tuple[str, str], tier: str) -> dict[str, Mapping[str, Any]]:
@@ -69,7 +70,8 @@ def study(
         progress(done / len(work), f"{pair[0]} to {pair[1]}, {role}")
         some = EvaluationSet(views, role, limit=settings.views[role])
         solvers = SOLVERS if role == "validation" else tier_solvers(pair, role)
-        table = tau_sweep(translator, some, *pair, settings.taus, solvers, batch=settings.batch, device=settings.device)
+        guided = {name: {**solver, "guidance": settings.guidance} for name, solver in solvers.items()}
+        table = tau_sweep(translator, some, *pair, settings.taus, guided, batch=settings.batch, device=settings.device)
         sweeps.append(table)
         if role == "validation":
             for solver in solvers:
@@ -85,6 +87,7 @@ def study(
                 [tau],
                 settings.batch,
                 device=settings.device,
+                guidance=settings.guidance,
                 **SOLVERS[solver],
             )
             headlines.append(score(output, many, *pair, method=translator.name, solver=solver, tau=tau))
@@ -131,7 +134,9 @@ def panels(translator: MedShift, views: Path, pair: tuple[str, str], settings: S
     some = EvaluationSet(views, "T2", limit=min(PANEL_VIEWS, settings.views["T2"]))
     source = some.exposure(pair[0], 0)
     taus = panel_taus(settings.taus)
-    outputs = translate_taus(translator, source, *pair, taus, settings.batch, device=settings.device)
+    outputs = translate_taus(
+        translator, source, *pair, taus, settings.batch, device=settings.device, guidance=settings.guidance
+    )
     images = {f"tau {tau:g}": output for tau, output in zip(taus, outputs, strict=True)}
     images |= {"source": source, "truth": some.clean(pair[1]), "exposure": some.exposure(pair[1], 0)}
     return {name: image.contiguous() for name, image in (images | {"twin": some.exposure(pair[1], 1)}).items()}
@@ -166,7 +171,14 @@ def study_unpaired(
     for done, (name, solver) in enumerate(SOLVERS.items()):
         progress(done / len(SOLVERS), name)
         outputs = translate_taus(
-            translator, images, *pair, settings.taus, settings.batch, device=settings.device, **solver
+            translator,
+            images,
+            *pair,
+            settings.taus,
+            settings.batch,
+            device=settings.device,
+            guidance=settings.guidance,
+            **solver,
         )
         for tau, output in zip(settings.taus, outputs, strict=True):
             part = pd.DataFrame(

@@ -42,7 +42,8 @@ def locked(environment: dict[str, str]) -> dict[str, str]:
 def wanted() -> list[Requirement]:
     """What the package and its dev extra ask for, extras of its own resolved."""
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["medical"], *(d for d in extras["dev"] if not d.startswith("medshift"))]
+    dev = [line for line in extras["dev"] if not line.startswith("medshift")]
+    lines = [*PROJECT["dependencies"], *extras["medical"], *extras["cluster"], *dev]
     return [Requirement(line) for line in lines]
 
 
@@ -138,3 +139,29 @@ def test_a_library_lives_in_its_room(graph, package, importers):
 def test_the_command_line_answers_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_nothing_of_repro_imports_torch_at_module_level():
+    code = """
+import importlib, pkgutil, sys
+import medshift.repro
+for module in pkgutil.iter_modules(medshift.repro.__path__):
+    importlib.import_module(f"medshift.repro.{module.name}")
+    assert "torch" not in sys.modules, module.name
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "strangers"),
+    [
+        ("medshift.stages", {"medshift.viz", "medshift.results", "medshift.repro", "medshift.cli"}),
+        ("medshift.results", {"medshift.repro", "medshift.cli"}),
+    ],
+)
+def test_what_is_made_knows_nothing_of_what_asks_for_it(graph, package, strangers):
+    """Not even by way of another module."""
+    for stranger in strangers & graph.modules:
+        chains = graph.find_shortest_chains(importer=package, imported=stranger, as_packages=True)
+        assert not chains, chains

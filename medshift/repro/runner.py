@@ -1,115 +1,199 @@
-"""Run notebooks one after the other: papermill into a temporary file, renamed on success."""
+"""Run notebooks whose receipts are stale, one after the other, and say what is happening and how long it takes."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from medshift.errors import MedShiftError, ParameterError
-from medshift.repro.profiles import Profile, load_profile, require_data, resolve
+from medshift.errors import DataError, ParameterError
+from medshift.repro.execution import execute, read_events
+from medshift.repro.parameters import NOTEBOOKS, Parameters, check, find_notebook, model_of, suggestion
 from medshift.repro.progress import Watcher
-from medshift.repro.run import parse_overrides
-
-# Minutes on two cores, only ever used to say how long is left; corrected by what the run itself takes.
-EXPECTED = {
-    "smoke": {"01_data": 0.4, "02_codec": 0.3, "03_train": 0.4, "04_tau_tradeoff": 0.4},
-    "cpu": {"01_data": 3.0, "02_codec": 4.5, "03_train": 18.0, "04_tau_tradeoff": 14.0},
-}
-NOTEBOOKS = ("01_data", "02_codec", "03_train", "04_tau_tradeoff")
+from medshift.repro.receipts import Task
+from medshift.repro.run import PLACES, profile_of
+from medshift.repro.stage import locked
 
 
-class NotebookError(MedShiftError):
-    """A cell of a notebook failed; the executed notebook up to there is kept."""
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
-    exit_code = 4
 
+def task(notebook: Path, values: Mapping[str, Any], *, out_dir: str = ".") -> Task:
+    """A notebook with its parameters, checked before anything starts.
 
-def notebook_folder() -> Path:
-    """``notebooks`` of this checkout."""
-    return Path(__file__).resolve().parents[2] / "notebooks"
+    Raises:
+        ParameterError: a parameter or a setting of the profile is wrong, or the profile needs a folder of images.
+        DataError: a folder that is named is not there.
+    """
+    if "out_dir" in values and out_dir != ".":
+        raise ParameterError("The output folder is given by out_dir and by --out; give it once.")
+    parameters = check(model_of(notebook), {"out_dir": out_dir, **values}, notebook.stem)
+    if parameters.data and not Path(parameters.data).is_dir():
+        raise ParameterError(
+            f"{parameters.data} is not a folder; give the folder that holds one folder of images per domain."
+        )
+    made = Task(notebook, parameters, profile_of(parameters))
+    if parameters.offline:
+        os.environ["MEDSHIFT_OFFLINE"] = "1"
+    _ = made.plans  # fetches the CT, and refuses a profile without its data
+    return made
 
 
 def select(only: Sequence[str]) -> list[str]:
     """The notebooks to run, in order; ``only`` holds numbers (``04``) or names."""
-    if not only:
-        return list(NOTEBOOKS)
-    unknown = [name for name in only if not any(n == name or n[:2] == name for n in NOTEBOOKS)]
+    unknown = [name for name in only if not any(name in (n, n[:2]) for n in NOTEBOOKS)]
     if unknown:
-        raise ParameterError(f"No notebook is called {unknown[0]!r}; there are {', '.join(NOTEBOOKS)}.")
-    return [n for n in NOTEBOOKS if n in only or n[:2] in only]
+        raise ParameterError(f"No notebook is called {unknown[0]!r}{suggestion(unknown[0], NOTEBOOKS)}")
+    return [n for n in NOTEBOOKS if not only or n in only or n[:2] in only]
 
 
-def execute(name: str, parameters: dict[str, object], target: Path) -> None:
-    """Execute one notebook to ``target``; a failed one is kept as ``*.failed.ipynb`` beside it.
+def paper_tasks(profile: str = "auto", *, only: Sequence[str] = (), out_dir: str = ".", **values: Any) -> list[Task]:
+    """The companion's notebooks under one profile, in order; on a user's images those that need no truth.
+
+    Args:
+        profile: its name, or ``auto``.
+        only: numbers or names of the notebooks wanted; all where empty.
+        out_dir: holds runs/ and build/.
+        values: parameters that every notebook has.
 
     Raises:
-        NotebookError: a cell failed or the kernel died.
+        ParameterError: see `task`; or a notebook is asked for that needs the truth of rendered views.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, failed = target.with_suffix(".tmp.ipynb"), target.with_suffix(".failed.ipynb")
-    try:
-        papermill.execute_notebook(
-            str(notebook_folder() / f"{name}.ipynb"),
-            str(temporary),
-            parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            # A kernel on this machine talks over loopback alone; its warning of that would scare and say nothing.
-            extra_arguments=["--IPKernelApp.log_level=40"],
-        )
-    except PapermillExecutionError as error:
-        os.replace(temporary, failed)
-        raise NotebookError(f"{name}, cell {error.exec_count}: {error.ename}: {error.evalue}\nSee {failed}.") from None
-    except DeadKernelError:
-        os.replace(temporary, failed)
-        raise NotebookError(f"{name}: its kernel died, most likely for lack of memory. See {failed}.") from None
-    failed.unlink(missing_ok=True)
-    os.replace(temporary, target)
+    values["profile"] = profile
+    names = select(only)
+    made = profile_of(check(Parameters, {"out_dir": out_dir, **values}, "paper"))
+    if made.source == "folders":
+        blind = [name for name in names if NOTEBOOKS[name].needs_truth]
+        if blind and only:
+            raise ParameterError(f"{blind[0]} needs the truth of rendered views, which your own images do not have.")
+        names = [name for name in names if name not in blind]
+    return [task(find_notebook(name), values, out_dir=out_dir) for name in names]
 
 
 def paper(
     profile: str = "auto",
     *,
     only: Sequence[str] = (),
-    data: str = "",
-    seed: int = 0,
-    overrides: str = "",
     out_dir: str = ".",
-) -> list[Path]:
-    """Run the companion's notebooks under one profile and return the executed copies."""
-    settings: Profile = load_profile(resolve(profile), parse_overrides(overrides))
-    require_data(settings, data)
-    if data and not Path(data).is_dir():
-        raise ParameterError(f"{data} is not a folder; give the folder that holds one folder of images per domain.")
-    names, done = select(only), []
-    expected = EXPECTED.get(settings.name, {})
-    parameters = {
-        "profile": settings.name,
-        "seed": seed,
-        "out_dir": str(Path(out_dir).resolve()),
-        "data": str(Path(data).resolve()) if data else "",
-        "overrides": overrides,
-    }
-    start, planned = time.monotonic(), 0.0
-    for i, name in enumerate(names):
-        left = sum(expected.get(n, 0.0) for n in names[i:])
-        if planned:
-            left *= max(0.5, min(3.0, (time.monotonic() - start) / 60.0 / planned))
-        estimate = f"about {left:.0f} min left" if left else "no estimate of the time left"
-        print(f"[{i + 1}/{len(names)}] {name} ({settings.name}): {estimate}", file=sys.stderr, flush=True)
-        target = Path(out_dir) / "build" / settings.name / f"{name}.ipynb"
-        begun = time.monotonic()
-        with Watcher(target.with_suffix(".progress")):
-            execute(name, parameters, target)
-        done.append(target)
-        planned += expected.get(name, 0.0)
-        print(f"      done in {(time.monotonic() - begun) / 60:.1f} min: {target}", file=sys.stderr, flush=True)
-    print(f"Figures and tables: {Path(out_dir) / 'build' / settings.name / 'figures'}", file=sys.stderr)
-    return done
+    force: bool = False,
+    limit: float = 0.0,
+    **values: Any,
+) -> list[Task]:
+    """Run the companion's notebooks under one profile, those that are fresh left as they are; see `run_tasks`."""
+    tasks = paper_tasks(profile, only=only, out_dir=out_dir, **values)
+    run_tasks(tasks, force=force, limit=limit)
+    return tasks
+
+
+def run_tasks(tasks: Sequence[Task], *, force: bool = False, limit: float = 0.0) -> int:
+    """Run what is stale; returns how many ran.
+
+    Args:
+        tasks: in order.
+        force: run fresh ones too.
+        limit: seconds for each; 0 for none.
+
+    Raises:
+        NotebookError: one did not run to its end; those before it are kept.
+        DataError: the output folder cannot be written.
+    """
+    clock = _Clock(tasks)
+    ran = 0
+    for i, one in enumerate(tasks, start=1):
+        head = f"[{i}/{len(tasks)}] {one.notebook.stem} ({one.folder.name})"
+        reason = "asked for" if force else one.stale()
+        if not reason:
+            clock.skip(one)
+            say(f"{head}: fresh, skipped")
+            continue
+        say(f"{head}: {reason}; {clock.estimate(i - 1)}")
+        seconds = run_task(one, limit=limit, force=force)
+        ran += seconds > 0
+        clock.done(one, seconds)
+        say(f"      done in {seconds / 60:.1f} min: {one.target}")
+    for folder in dict.fromkeys(one.folder / "figures" for one in tasks):
+        say(f"Figures and tables: {folder}")
+    return ran
+
+
+def run_task(one: Task, *, limit: float = 0.0, force: bool = False) -> float:
+    """Run a notebook and write its receipt; returns the seconds it took, 0 where another process did it meanwhile."""
+    _writable(one.folder)
+    events = one.folder / f".{one.notebook.stem}.events"
+    with locked(one.folder / f".{one.notebook.stem}.lock", one.target.name):
+        vars(one).pop("receipt", None)
+        if not force and not one.stale():
+            return 0.0
+        one.receipt_file.unlink(missing_ok=True)
+        events.unlink(missing_ok=True)
+        start = time.monotonic()
+        with Watcher(events):
+            execute(one.notebook, _injected(one), one.target, events=events, limit=limit)
+        seconds = time.monotonic() - start
+        one.write_receipt(read_events(events), seconds)
+        events.unlink(missing_ok=True)
+    return seconds
+
+
+def _injected(one: Task) -> dict[str, Any]:
+    """The parameters as the notebook gets them: its kernel works in the output folder, so no path is absolute."""
+    values = one.parameters.model_dump() | {"profile": one.profile.name, "out_dir": "."}
+    if one.parameters.data:
+        values["data"] = os.path.relpath(Path(one.parameters.data).resolve(), one.out.resolve())
+    fields = type(one.parameters).model_fields
+    return {n: v for n, v in values.items() if n in ("profile", *PLACES) or v != fields[n].default}
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror}); make it writable or choose another folder with --out."
+        ) from None
+
+
+class _Clock:
+    """Says how long is left: from the receipt of the last time, else from what the notebook usually takes."""
+
+    def __init__(self, tasks: Iterable[Task]):
+        self.expected = [self._of(one) for one in tasks]
+        self.planned, self.taken, self.left = 0.0, 0.0, dict(enumerate(self.expected))
+
+    @staticmethod
+    def _of(one: Task) -> float:
+        """Minutes."""
+        if one.receipt and any(plan.find(one.runs) is None for plan in one.plans.values()):
+            return type(one.parameters).minutes.get(one.profile.name, 0.0)  # stages have to be built again
+        if one.receipt:
+            return float(one.receipt["seconds"]) / 60
+        return type(one.parameters).minutes.get(one.profile.name, 0.0)
+
+    def skip(self, one: Task) -> None:
+        """A fresh notebook takes no time."""
+        self.left = {i: minutes for i, minutes in self.left.items() if i != min(self.left)}
+
+    def done(self, one: Task, seconds: float) -> None:
+        """Learn from a finished one how fast this machine is."""
+        first = min(self.left)
+        self.planned += self.left.pop(first)
+        self.taken += seconds / 60
+
+    def estimate(self, number: int) -> str:
+        """In words, for the notebooks from ``number`` on."""
+        minutes = sum(value for i, value in self.left.items() if i >= number)
+        if self.planned:
+            minutes *= max(0.5, min(3.0, self.taken / self.planned))
+        return (
+            f"about {minutes:.0f} min left in all"
+            if minutes >= 0.5
+            else ("less than a minute left in all" if minutes else "no estimate of the time left")
+        )

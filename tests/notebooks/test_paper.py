@@ -1,85 +1,104 @@
-"""The notebooks, run as users run them: smoke on phantoms, your own folders, and the paper's recipe on made files."""
+"""The notebooks of the smoke profile, run as users run them, and what they leave behind."""
 
 import json
+import os
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
+from smoke import SmokeRun, command
 
-from medshift.cli import main
+from medshift.repro.parameters import NOTEBOOKS
+from medshift.repro.provenance import command_of, read_stamp
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-DOMAINS = ("synthetic-low", "synthetic-high", "real-low", "real-normal", "real-exposure")
-
-
-def made_skulls(root: Path, side: int, each: int = 6) -> Path:
-    """Folders of made images in the layout of X-DigiSkull: bright discs with noise of another strength a domain."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
-    for k, domain in enumerate(DOMAINS):
-        (root / domain).mkdir(parents=True)
-        for i in range(each):
-            radius = rng.uniform(0.4, 0.7)
-            image = 200.0 - 90.0 * (np.hypot(x, y) < radius) + rng.normal(0, 3 + 4 * k, (side, side))
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / domain / f"{k}-{i:03d}.png")
-    return root
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("smoke")]
 
 
-def test_smoke_draws_every_figure_and_a_second_run_builds_nothing(tmp_path: Path) -> None:
-    assert main(["paper", "--profile", "smoke", "--out", str(tmp_path)]) == 0
-    figures = tmp_path / "build" / "smoke" / "figures"
+def contents(folder: Path) -> dict[Path, int]:
+    """Files with their times of change."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+def test_smoke_draws_every_figure_without_a_network(smoke_run: SmokeRun) -> None:
+    assert smoke_run.blocked.read_text() == "", "something asked for the network"
+    build = smoke_run.out / "build" / "smoke"
+    assert {path.stem for path in build.glob("*.ipynb")} == set(NOTEBOOKS)
+    figures = build / "figures"
     names = {path.stem for path in figures.glob("*.png")}
-    assert {"01_domains", "01_physics", "02_octaves", "03_matrix", "04_panel_synthetic-high"} <= names
-    assert {path.stem for path in figures.glob("*.pdf")} == names
-    for sidecar in figures.glob("*.json"):
-        held = json.loads(sidecar.read_text())
-        assert held["source"] == "phantom" and str(tmp_path) not in json.dumps(held)
+    assert {"01_domains", "01_physics", "02_octaves", "03_matrix", "04_panel_synthetic-high", "08_sizes"} <= names
+    for suffix in ("pdf", "svg", "json"):
+        assert names <= {path.stem for path in figures.glob(f"*.{suffix}")}
+    for name in names:
+        sidecar = json.loads((figures / f"{name}.json").read_text())
+        assert sidecar["stamp"]["facts"]["data set"] == "phantom" and sidecar["caption"]
+        assert {json.dumps(read_stamp(figures / f"{name}.{kind}")) for kind in ("png", "pdf", "svg")} == {
+            json.dumps(sidecar["stamp"])
+        }
     headline = pd.read_csv(figures / "04_headline.csv")
     assert {"T0", "T1", "T2", "T3"} == set(headline["tier"])
-    stages = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("config.json")}
-    assert len(stages) == 5 and not list((tmp_path / "runs").rglob("*.partial"))
-    assert main(["paper", "--profile", "smoke", "--out", str(tmp_path), "--only", "04"]) == 0
-    assert stages == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("config.json")}
-    assert not list((tmp_path / "build").rglob("*.failed.ipynb"))
 
 
-def test_your_own_folders(tmp_path: Path) -> None:
-    root = made_skulls(tmp_path / "mine", 48, each=12)
-    assert main(["paper", "--profile", "smoke", "--data", str(root), "--out", str(tmp_path)]) == 0
-    names = {path.stem for path in (tmp_path / "build" / "smoke" / "figures").glob("*.png")}
-    assert {"01_domains", "02_round_trip", "03_matrix", "04_tradeoff", "04_panel_synthetic-low"} <= names
+def test_nothing_that_leaves_the_machine_names_it(smoke_run: SmokeRun) -> None:
+    words = (str(smoke_run.out), str(Path.home()), os.uname().nodename)
+    for path in (smoke_run.out / "build").rglob("*"):
+        if path.suffix in (".ipynb", ".json", ".csv", ".md", ".svg"):
+            assert not [word for word in words if word in path.read_text() and len(word) > 5], path
+            assert path.stat().st_size < 5e6, path
+    stages = [path for path in (smoke_run.out / "runs" / "smoke").glob("*/config.json")]
+    assert stages and not list((smoke_run.out / "runs").rglob("*.partial"))
 
 
-def test_the_papers_recipe_on_made_files_with_an_untrained_autoencoder(tmp_path: Path) -> None:
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    # The architecture of stabilityai/sd-vae-ft-mse, its weights drawn at random.
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
+def test_a_second_run_runs_nothing(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    before = contents(smoke_run.out)
+    done = subprocess.run(
+        command("paper", "--profile", "smoke", "--out", str(smoke_run.out)), capture_output=True, text=True, check=True
     )
-    vae.save_pretrained(tmp_path / "vae")
-    root = made_skulls(tmp_path / "X-DigiSkull", 160)
-    small = (
-        f"codec.folder={tmp_path / 'vae'} size=96 train.network=smoke train.images=8 train.batch=4 tradeoff.headline=2"
-    )
-    small += " tradeoff.taus=[0.3,1.0] kl.images=4 kl.batch=2"
-    arguments = ["paper", "--profile", "paper", "--data", str(root), "--out", str(tmp_path), "--set", small]
-    assert main(arguments) == 0
-    assert (tmp_path / "build" / "paper" / "figures" / "04_tradeoff.png").is_file()
+    assert done.stderr.count("fresh, skipped") == len(NOTEBOOKS) and contents(smoke_run.out) == before
 
 
-def test_a_failing_cell_leaves_no_finished_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = made_skulls(tmp_path / "mine", 48)
-    (root / "real-low" / "2-001.png").write_bytes(b"not a picture")
-    assert main(["paper", "--profile", "smoke", "--data", str(root), "--out", str(tmp_path)]) == 4
-    assert "2-001.png" in capsys.readouterr().err
-    build = tmp_path / "build" / "smoke"
-    assert not (build / "01_data.ipynb").exists() and (build / "01_data.failed.ipynb").is_file()
+def test_a_figure_copied_out_of_the_tree_is_made_again_byte_for_byte(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    for name in ("03_matrix.pdf", "04_tradeoff_T2_synthetic-high.svg"):
+        copy = Path(shutil.copy(smoke_run.out / "build" / "smoke" / "figures" / name, tmp_path))
+        shown = subprocess.run(command("figinfo", str(copy)), capture_output=True, text=True, check=True).stdout
+        words = command_of(read_stamp(copy))
+        assert words in shown
+        again = [*command(*shlex.split(words)[1:]), "--out", str(tmp_path)]
+        subprocess.run(again, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+        found = list((tmp_path / "build").rglob(name))
+        assert len(found) == 1 and found[0].read_bytes() == copy.read_bytes()
+
+
+def test_plain_papermill_runs_a_notebook_and_is_as_strict(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    source = Path(__file__).parents[2] / "notebooks" / "03_train.ipynb"
+    shutil.copytree(smoke_run.out / "runs", tmp_path / "runs")
+    given = {"profile": "smoke", "out_dir": str(tmp_path)}
+    with pytest.raises(PapermillExecutionError, match="did you mean 'tau'"):
+        papermill.execute_notebook(source, tmp_path / "a.ipynb", {**given, "tua": 0.3}, progress_bar=False)
+    with pytest.raises(PapermillExecutionError, match="less than or equal to 1"):
+        papermill.execute_notebook(source, tmp_path / "a.ipynb", {**given, "tau": "3e0"}, progress_bar=False)
+    papermill.execute_notebook(source, tmp_path / "b.ipynb", {**given, "tau": "5e-2"}, progress_bar=False)
+    name = "build/smoke/figures/03_matrix.pdf"
+    assert (tmp_path / name).read_bytes() == (smoke_run.out / name).read_bytes()
+
+
+def test_an_input_that_vanished_is_made_again(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    shutil.copytree(smoke_run.out, tmp_path / "out")
+    [views] = (tmp_path / "out" / "runs" / "smoke").glob("views-*")
+    shutil.rmtree(views)
+    done = subprocess.run(
+        command("paper", "--profile", "smoke", "--only", "03", "--out", str(tmp_path / "out")),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"its input {views.name} is gone" in done.stderr and (views / "config.json").is_file()
+    (views / "train-real-low.real.safetensors").unlink()
+    failed = subprocess.run(
+        command("run", "03", "-p", "profile", "smoke", "--force", "--out", str(tmp_path / "out")),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert failed.returncode in (0, 3), failed.stderr  # the network does not need the views any more

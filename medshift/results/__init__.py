@@ -1,0 +1,1 @@
+"""What notebooks draw: the files of finished stages shaped into arrays, tables and captions."""

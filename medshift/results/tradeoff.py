@@ -1,0 +1,117 @@
+"""What 04_tau_tradeoff draws: headroom, every method's scores, the curves in tau, panels and spectra."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+
+from medshift.data.views import FIELD_OF_VIEW
+from medshift.evaluate import FAILURE_DB, TWIN, headroom, summary
+from medshift.tradeoff import HEUN, spread_over_views
+from medshift.viz.images import fig_grid
+from medshift.viz.tradeoff import fig_spectra, fig_tradeoff
+
+
+def _read(study: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(study / f"{name}.csv", keep_default_na=False)
+
+
+def headline_table(study: Path) -> pd.DataFrame:
+    """Headroom by pair, tier and solver, at the tau chosen on validation heads."""
+    floors, rows = _read(study, "floors"), []
+    for (source, target, solver, role), method in _read(study, "headline").groupby(
+        ["source", "target", "solver", "role"], sort=False
+    ):
+        chosen = floors[(floors["source"] == source) & (floors["role"] == role)]
+        interval, best = headroom(method, chosen)
+        means = chosen.groupby("method")["psnr_clean"].mean()
+        rows.append(
+            {
+                "pair": f"{source} → {target}",
+                "tier": role,
+                "solver": solver,
+                "τ": f"{method['tau'].iloc[0]:g}",
+                "PSNR [dB]": method["psnr_clean"].mean(),
+                "best floor": f"{best}, {means[best]:.2f} dB",
+                "noise twin [dB]": means[TWIN],
+                "headroom [95 %]": str(interval),
+                "views < 20 dB": float((method["psnr_clean"] < FAILURE_DB).mean()),
+                "high-pass / target": float(method["high_pass"].mean() / method["high_pass_target"].mean()),
+                "n": len(method),
+                "heads": method["head"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def methods_table(study: Path) -> pd.DataFrame:
+    """Every method's PSNR and SSIM to the noise-free truth, with intervals, by pair and tier."""
+    headline = _read(study, "headline")
+    headline["method"] = headline["method"] + ", " + headline["solver"] + ", τ=" + headline["tau"].map("{:g}".format)
+    table = summary(pd.concat([headline, _read(study, "floors")]), ["source", "target", "role", "method"])
+    for metric, digits in (("psnr_clean", 2), ("ssim_clean", 3)):
+        columns = (table[metric], table[f"{metric}_low"], table[f"{metric}_high"])
+        table[metric] = [f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for m, a, b in zip(*columns, strict=True)]
+    kept = ["source", "target", "role", "method", "psnr_clean", "ssim_clean", "below_20_db", "high_pass_ratio", "n"]
+    names = {"role": "tier", "psnr_clean": "PSNR [dB]", "ssim_clean": "SSIM", "below_20_db": "views < 20 dB"}
+    return table[kept].rename(columns={**names, "high_pass_ratio": "high-pass / target"})
+
+
+def tradeoff_figures(study: Path, footer: str) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of the trade-off on every tier, for every pair; on a user's folders, one figure."""
+    sweep = _read(study, "sweep")
+    if "role" not in sweep:
+        table, pair = spread_over_views(sweep), f"{sweep['source'].iloc[0]} → {sweep['target'].iloc[0]}"
+        note = f"n = {sweep['view'].nunique()} test images, 95 % intervals over images; {footer}"
+        yield "tradeoff", pair, fig_tradeoff(table, pd.DataFrame({"method": []}), title=pair, footer=note)
+        return
+    chosen = json.loads((study / "chosen.json").read_text())
+    floors = summary(_read(study, "floors"), ["source", "target", "role", "method"])
+    for (source, target, role), rows in sweep.groupby(["source", "target", "role"], sort=False):
+        here = floors[(floors["source"] == source) & (floors["role"] == role)]
+        table = summary(rows, ["solver", "tau"])
+        tau = chosen[f"{source} > {target} | {HEUN}"]
+        n, heads = int(table["n"].iloc[0]), int(table["heads"].iloc[0])
+        note = f"curves: n = {n} views of {heads} heads; lines: n = {int(here['n'].iloc[0])}; {footer}"
+        figure = fig_tradeoff(table, here, title=f"{role}: {source} → {target}", chosen=tau, footer=note)
+        caption = f"Agreement with source and truth against τ on {role}, {source} to {target}; {note}."
+        yield f"tradeoff_{role}_{source}", caption, figure
+
+
+def panel_figures(study: Path, footer: str) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of the panels source | tau ... | truth | twin."""
+    for path in sorted(study.glob("panels-*.safetensors")):
+        source, images = path.stem.removeprefix("panels-"), load_file(path)
+        taus = sorted((float(name[4:]), name) for name in images if name.startswith("tau"))
+        columns = ["source", *(name for _, name in taus), *(n for n in ("truth", "exposure", "twin") if n in images)]
+        titles = [c.replace("tau ", "τ = ") for c in columns]
+        titles = [{"truth": "truth,\nnoise-free", "exposure": "truth", "twin": "noise twin"}.get(t, t) for t in titles]
+        rows = [[images[c][i] for c in columns] for i in range(len(images["source"]))]
+        names = [f"view {i + 1}" for i in range(len(rows))]
+        figure = fig_grid(rows, titles, names, footer=footer, side=0.8)
+        yield (
+            f"panel_{source}",
+            f"Translations from {source} against τ, Heun on the refined grid, unseen heads.",
+            figure,
+        )
+
+
+def spectra_figures(study: Path, footer: str, size: int) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of the power spectra on unseen heads."""
+    spectra = _read(study, "spectra")
+    pitch = sum(FIELD_OF_VIEW) / 2 / size
+    for (source, target), rows in spectra.groupby(["source", "target"], sort=False):
+        curves = {str(name): g["power"].to_numpy() for name, g in rows.groupby("image", sort=False)}
+        frequency = rows[rows["image"] == rows["image"].iloc[0]]["frequency"].to_numpy()
+        title = f"T2: {source} → {target}"
+        figure = fig_spectra(frequency, curves, pixel_mm=pitch, title=title, footer=footer)
+        yield (
+            f"spectra_{source}",
+            f"Radial power spectra on unseen heads at the chosen τ, {source} to {target}.",
+            figure,
+        )
