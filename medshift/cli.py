@@ -81,8 +81,9 @@ def _paper(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from medshift.repro.parameters import find_notebook, parse_pairs, read_mapping
+    from medshift.repro.cells import find_notebook
     from medshift.repro.runner import run_tasks, task
+    from medshift.repro.values import parse_pairs, read_mapping
 
     values = parse_pairs(options.parameter)
     held = read_mapping(Path(options.file)) if options.file else {}
@@ -93,7 +94,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _params(options: argparse.Namespace) -> None:
-    from medshift.repro.parameters import find_notebook, model_of, table
+    from medshift.repro.cells import find_notebook, model_of
+    from medshift.repro.parameters import table
 
     rows = [("name", "type", "default", "what it is"), *table(model_of(find_notebook(options.notebook)))]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]

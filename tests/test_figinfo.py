@@ -11,10 +11,12 @@ import pytest
 
 from medshift.errors import DataError
 from medshift.repro import provenance
+from medshift.repro.cells import model_of, notebook_folder
 from medshift.repro.figinfo import describe
-from medshift.repro.parameters import check, model_of, notebook_folder, parse_pairs
+from medshift.repro.parameters import check
 from medshift.repro.run import Run, configure
 from medshift.repro.stage import Stage
+from medshift.repro.values import parse_pairs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FACTS = {"data set": "phantom", "data set's SHA-256": "made by code", "weights' SHA-256": "ab" * 32}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from medshift.cli import main
 from medshift.errors import DataError, ParameterError
+from medshift.repro.cells import notebook_folder
 from medshift.repro.grid import Block, Translation, grid_file, load_grid
 from medshift.repro.grid_table import collect, failure_file, keep_failure
-from medshift.repro.parameters import notebook_folder
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
 from medshift.repro.stage import Plan, write_json

@@ -12,21 +12,17 @@ from hypothesis import strategies as st
 from papermill.translators import papermill_translators
 
 from medshift.errors import DataError, MedShiftError, ParameterError
+from medshift.repro.cells import find_notebook, model_of, notebook_folder, read_cell
 from medshift.repro.parameters import (
     NOTEBOOKS,
     Parameters,
     TradeoffParameters,
     TrainParameters,
     check,
-    find_notebook,
-    model_of,
-    notebook_folder,
-    parse_pairs,
-    read_cell,
-    read_mapping,
     suggestion,
     table,
 )
+from medshift.repro.values import parse_pairs, read_mapping
 
 PRESENT = [name for name in NOTEBOOKS if (notebook_folder() / f"{name}.ipynb").is_file()]
 CELL = """profile: str = "smoke"  # how large

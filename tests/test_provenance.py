@@ -16,7 +16,7 @@ from pydantic import Field, create_model
 from medshift.cli import parser
 from medshift.errors import DataError
 from medshift.repro import provenance
-from medshift.repro.parameters import Parameters, TradeoffParameters, check, parse_pairs
+from medshift.repro.parameters import Parameters, TradeoffParameters, check
 from medshift.repro.provenance import (
     PICTURES,
     command_of,
@@ -27,6 +27,7 @@ from medshift.repro.provenance import (
     save_table,
     versions,
 )
+from medshift.repro.values import parse_pairs
 from medshift.viz.theme import use_theme
 
 STAMP = {

@@ -10,8 +10,9 @@ import pytest
 
 from medshift.errors import DataError
 from medshift.repro import receipts
+from medshift.repro.cells import notebook_folder
 from medshift.repro.keys import Code
-from medshift.repro.parameters import NOTEBOOKS, notebook_folder
+from medshift.repro.parameters import NOTEBOOKS
 from medshift.repro.receipts import Task, file_hash
 from medshift.repro.runner import task
 from medshift.repro.stage import write_json

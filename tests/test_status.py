@@ -13,7 +13,7 @@ import pytest
 from medshift.data import ct
 from medshift.errors import ParameterError
 from medshift.repro import status as module
-from medshift.repro.parameters import find_notebook
+from medshift.repro.cells import find_notebook
 from medshift.repro.provenance import hardware, versions
 from medshift.repro.receipts import Task
 from medshift.repro.runner import task

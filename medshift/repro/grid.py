@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medshift.errors import ParameterError
-from medshift.repro.parameters import find_notebook, notebook_folder, read_mapping, suggestion
+from medshift.repro.cells import find_notebook, notebook_folder
+from medshift.repro.parameters import suggestion
 from medshift.repro.pipeline import TRAINING, plans, train_plan
 from medshift.repro.profiles import Profile
 from medshift.repro.receipts import Task
 from medshift.repro.runner import task
 from medshift.repro.stage import Plan
+from medshift.repro.values import read_mapping
 
 if TYPE_CHECKING:
     import pandas as pd

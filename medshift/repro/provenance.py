@@ -22,7 +22,7 @@ import yaml
 
 from medshift.errors import DataError
 from medshift.repro.keys import package_version
-from medshift.repro.parameters import parse_pairs
+from medshift.repro.values import parse_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medshift.errors import ParameterError
+from medshift.repro.cells import model_of, notebook_folder, parse_cell
 from medshift.repro.keys import digest
-from medshift.repro.parameters import Parameters, check, model_of, notebook_folder, parse_cell
+from medshift.repro.parameters import Parameters, check
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile, load_profile, resolve
 from medshift.repro.progress import EVENTS, Progress
@@ -189,7 +190,7 @@ def variant(parameters: Parameters, profile: str) -> str:
         if value != type(parameters).model_fields[name].default
     }
     if parameters.data and profile != "paper":
-        changed["data"] = Path(parameters.data).name
+        changed["data"] = str(Path(parameters.data).resolve())
     return f"{profile}-{digest(changed, 6)}" if changed else profile
 
 

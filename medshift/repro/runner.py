@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import DataError, ParameterError
+from medshift.repro.cells import find_notebook, model_of
 from medshift.repro.execution import execute, read_events
-from medshift.repro.parameters import NOTEBOOKS, Parameters, check, find_notebook, model_of, suggestion
+from medshift.repro.parameters import NOTEBOOKS, Parameters, check, suggestion
 from medshift.repro.progress import Watcher
 from medshift.repro.receipts import Task
 from medshift.repro.run import PLACES, profile_of
