@@ -184,7 +184,7 @@ class Grid:
         """The collected table as it stands."""
         import pandas as pd
 
-        return pd.read_csv(self.table).fillna({"error": ""})
+        return pd.read_csv(self.table, converters={"error": str})
 
     def prerequisites(self) -> list[Plan]:
         """What several runs share and has to be built before them: data, codecs, networks; inputs first, each once."""

@@ -43,6 +43,7 @@ class Run:
     profile: Profile
     device: str
     stages: dict[str, Stage] = field(default_factory=dict)
+    inherited: dict[str, str] = field(default_factory=dict)  # facts of the stages that these were made from
     grids: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -78,6 +79,8 @@ class Run:
             self.runs, device=self.device, data=self.parameters.data, progress=lambda label: Progress(label)
         )
         made = self.stages[name]
+        for used in (inner.find(self.runs) for inner in plan.chain()):
+            self.inherited |= used.facts if used else {}
         self.tell({"stage": name, "folder": made.folder.name, "built": made.built, "seconds": made.seconds})
         return made
 
@@ -111,7 +114,7 @@ class Run:
 
     def stamp(self) -> dict[str, Any]:
         """What stands inside every figure: all that decides it, and no clock, machine or path."""
-        facts: dict[str, str] = {}
+        facts = dict(self.inherited)
         for stage in self.stages.values():
             facts |= stage.facts
         kept = self.parameters.model_dump(exclude=set(PLACES)) | {"profile": self.profile.name}

@@ -47,7 +47,7 @@ def grid(out: Path, *words: str, name: str = "small") -> list[str]:
 
 
 def table(out: Path, name: str = "small") -> pd.DataFrame:
-    return pd.read_csv(out / "build" / "smoke" / "grids" / f"{name}.csv").fillna({"error": ""})
+    return pd.read_csv(out / "build" / "smoke" / "grids" / f"{name}.csv", converters={"error": str})
 
 
 def finished(out: Path) -> dict[str, int]:
