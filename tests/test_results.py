@@ -1,5 +1,6 @@
 """Tables of 08_ablations: paired differences, how few steps suffice, and who is undertrained."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,17 +50,23 @@ def test_the_fewest_steps_that_suffice_lose_less_than_a_tenth_of_a_decibel(tmp_p
     assert table["w = 2 minus w = 1 [dB]"].tolist() == ["-1.00 [-1.00, -1.00]"]
 
 
-def test_a_width_that_still_gains_is_undertrained_and_one_that_does_not_is_not(tmp_path, noise):
-    gains = {0.5: np.zeros(16), 1.0: np.full(16, 0.4), 1.5: np.tile([0.3, -0.3], 8)}
+def test_a_width_whose_loss_still_falls_on_every_head_is_undertrained_whatever_its_psnr_does(tmp_path, noise):
+    gains = {0.5: np.zeros(16), 1.0: np.full(16, 0.4), 1.5: np.full(16, -2.0)}
+    losses = {0.5: (0.4, 0.41), 1.0: (0.2, 0.1), 1.5: (0.2, 0.1)}  # of the heads, after half the images 0.4 and 0.4
     rows = []
     for width, gain in gains.items():
         half, full = run(tmp_path, f"{width}-half", noise), run(tmp_path, f"{width}-full", noise + gain)
-        rows += [row(half, width=width, images=80, parameters=1e6 * width)]
-        rows += [row(full, width=width, images=160, parameters=1e6 * width)]
-    table = ablation.size_table(pd.DataFrame(rows), tmp_path)
+        for key, images, by_head in ((half, 80, (0.4, 0.4)), (full, 160, losses[width])):
+            look = {"step": 1, "images": images, "by_head": {"2": by_head[0], "3": by_head[1]}}
+            early = look | {"step": 0, "by_head": {"2": 9.0, "3": 9.0}}
+            (tmp_path / key / "validation.jsonl").write_text(json.dumps(early) + "\n" + json.dumps(look) + "\n")
+            rows.append(row(key, width=width, images=images, parameters=1e6 * width) | {"run": len(rows)})
+    table = ablation.size_table(pd.DataFrame(rows), tmp_path, lambda number: tmp_path / rows[number]["key"])
     full = table[table["images seen"] == 160].set_index("width")
-    assert full["verdict"].to_dict() == {"0.5": "no gain seen", "1": "undertrained", "1.5": "no gain seen"}
+    assert full["verdict"].to_dict() == {"0.5": "no longer moves", "1": "undertrained", "1.5": "undertrained"}
+    assert full.loc["1", "loss against half the images"] == "-62 % (-75 to -50)"
     assert full.loc["0.5", "minus width 1 [dB]"].startswith("-0.40")
+    assert full.loc["1.5", "PSNR gain over half the images [dB]"].startswith("-2.00")
     assert set(table[table["images seen"] == 80]["verdict"]) == {""}
 
 

@@ -180,6 +180,12 @@ class Grid:
         """The collected table."""
         return self.build / "grids" / f"{self.name}.csv"
 
+    def network(self, number: int) -> Path:
+        """The folder of the network that a run of the experiment ``translation`` used."""
+        work = self.runs[number].work
+        assert isinstance(work, Plan)
+        return self.root / work.inputs["network"].folder_name
+
     def load(self) -> pd.DataFrame:
         """The collected table as it stands."""
         import pandas as pd

@@ -12,6 +12,7 @@ from medshift.metrics.bootstrap import Interval, hierarchical_interval
 from medshift.results.training import validation_history
 from medshift.stages.translation import METRICS
 
+STILL_MOVES = 0.02  # share of the loss
 ENOUGH_DB = 0.1  # a setting suffices when its interval excludes a loss of more than this
 
 
@@ -72,10 +73,16 @@ def _spread(row: Any, metric: str, digits: int = 2) -> str:
     return f"{row[metric]:.{digits}f} [{row[f'{metric}_low']:.{digits}f}, {row[f'{metric}_high']:.{digits}f}]"
 
 
-def size_table(table: pd.DataFrame, runs: Path) -> pd.DataFrame:
-    """Every width at equal images seen, what its second half of images gained, and the gap to the profile's size.
+def size_table(table: pd.DataFrame, runs: Path, network_of: Callable[[int], Path]) -> pd.DataFrame:
+    """Every width at equal images seen, the gap to the profile's size, and what its second half of images brought.
 
-    A width whose gain excludes 0 was still learning: it is called undertrained, and its rank may change with more.
+    A width whose loss fell by more than `STILL_MOVES` on every unseen validation head was still learning: it is called
+    undertrained, and its rank may change with more, whatever its PSNR says.
+
+    Args:
+        table: of the grid ``sizes``.
+        runs: folder of the stages.
+        network_of: number of a run -> folder of the network it used.
     """
     table = done(table)
     rows = []
@@ -84,21 +91,34 @@ def size_table(table: pd.DataFrame, runs: Path) -> pd.DataFrame:
         base = group[group["width"] == 1.0].iloc[0]
         for _, row in group.sort_values("width").iterrows():
             half = table[(table["width"] == row["width"]) & (table["images"] == images / 2)]
-            gain = difference(runs, str(row["key"]), str(half.iloc[0]["key"])) if len(half) else None
-            verdict = "" if gain is None else "undertrained" if gain.low > 0 else "no gain seen"
+            loss = _last_losses(network_of(int(row["run"])))
+            gain, fall, verdict = "", "", ""
+            if len(half):
+                gain = str(difference(runs, str(row["key"]), str(half.iloc[0]["key"])))
+                ratios = loss / _last_losses(network_of(int(half.iloc[0]["run"]))) - 1
+                fall = f"{100 * ratios.mean():.0f} % ({100 * ratios.min():.0f} to {100 * ratios.max():.0f})"
+                verdict = "undertrained" if (ratios < -STILL_MOVES).all() else "no longer moves"
             rows.append(
                 {
                     "width": f"{row['width']:g}",
                     "parameters": f"{row['parameters'] / 1e6:.2f} M",
                     "images seen": int(images),
+                    "loss on unseen heads": f"{loss.mean():.3f}",
                     "PSNR [dB]": _spread(row, "psnr_clean"),
                     "SSIM to truth": _spread(row, "ssim_clean", 3),
                     "minus width 1 [dB]": "" if row["width"] == 1 else str(difference(runs, row["key"], base["key"])),
-                    "gain over half the images [dB]": "" if gain is None else str(gain),
+                    "loss against half the images": fall,
+                    "PSNR gain over half the images [dB]": gain,
                     "verdict": verdict,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _last_losses(network: Path) -> pd.Series:
+    """Head -> loss at the last look."""
+    looks = validation_history(network)
+    return looks[looks["step"] == looks["step"].max()].set_index("head")["loss"]
 
 
 def size_curves(table: pd.DataFrame, network_of: Callable[[int], Path]) -> pd.DataFrame:
