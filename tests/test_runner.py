@@ -98,6 +98,20 @@ def test_what_is_stale_or_asked_for_runs_again(look: Callable[..., Task], kernel
     assert len(kernel.calls) == 5
 
 
+def test_an_edit_while_a_notebook_runs_makes_it_stale(
+    tmp_path: Path, look: Callable[..., Task], kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edited(source: Path, *arguments: Any, **named: Any) -> None:
+        kernel(source, *arguments, **named)
+        notebook = nbformat.read(source, as_version=4)
+        notebook.cells[-1].source += "\nrun.record(more=1)"
+        nbformat.write(notebook, source)
+
+    monkeypatch.setattr(runner, "execute", edited)
+    run_tasks([look()])
+    assert "code changed" in look().stale()
+
+
 def test_the_kernel_gets_what_differs_and_no_absolute_path(
     tmp_path: Path, look: Callable[..., Task], kernel: Kernel
 ) -> None:

@@ -132,6 +132,8 @@ def run_task(one: Task, *, limit: float = 0.0, force: bool = False) -> float:
             return 0.0
         one.receipt_file.unlink(missing_ok=True)
         events.unlink(missing_ok=True)
+        vars(one).pop("parts", None)
+        _ = one.parts  # as they are now: an edit while the notebook runs makes it stale, not fresh
         start = time.monotonic()
         with Watcher(events):
             execute(one.notebook, _injected(one), one.target, events=events, limit=limit)
