@@ -203,8 +203,9 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interruption_is_130_and_says_how_to_go_on(number: signal.Signals) -> None:
     code = """
-import sys, time
+import signal, sys, time
 from medshift import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 cli.COMMANDS["params"] = lambda options: (print("working", flush=True), time.sleep(60))
 sys.exit(cli.main(["params", "01"]))
 """

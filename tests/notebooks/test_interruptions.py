@@ -30,6 +30,11 @@ def kernels_of(runner: int) -> list[int]:
     return found
 
 
+def hear() -> None:
+    """Let SIGINT through, which a shell has its background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupt(process: subprocess.Popen[str], kind: str) -> None:
     """Strike once."""
     if kind == "kernel":
@@ -62,7 +67,7 @@ def test_thirty_random_moments(smoke_run: SmokeRun, tmp_path: Path) -> None:
     rng, out, codes, struck = random.Random(7), tmp_path / "broken", [], 0
     kinds = ["kernel", "runner", "interrupt"] * (MOMENTS // 3)
     while struck < MOMENTS:
-        process = subprocess.Popen(command(*only, str(out)), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command(*only, str(out)), stderr=subprocess.PIPE, text=True, preexec_fn=hear)
         try:
             process.wait(timeout=rng.uniform(0.3, 16.0))
         except subprocess.TimeoutExpired:
