@@ -108,7 +108,7 @@ class AblationParameters(Parameters):
     """Of 08_ablations."""
 
     stages = ("views", "codec", "network")
-    minutes = {"smoke": 1.0, "cpu": 25.0}
+    minutes = {"smoke": 1.0, "cpu": 27.0}
     needs_truth = True
 
     grids: list[str] = Field(

@@ -10,7 +10,6 @@ import pandas as pd
 
 from medshift.metrics.bootstrap import Interval, hierarchical_interval
 from medshift.results.training import validation_history
-from medshift.stages.translation import METRICS
 
 STILL_MOVES = 0.02  # share of the loss
 ENOUGH_DB = 0.1  # a setting suffices when its interval excludes a loss of more than this
@@ -162,15 +161,3 @@ def solver_table(table: pd.DataFrame, runs: Path) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-__all__ = [
-    "METRICS",
-    "difference",
-    "done",
-    "failures",
-    "guidance_table",
-    "size_curves",
-    "size_table",
-    "solver_table",
-]
