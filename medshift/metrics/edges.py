@@ -1,0 +1,200 @@
+"""Edges of an output against those of a reference: which are kept, which are invented, which are lost.
+
+Edges are Canny's (1986, scikit-image): a Gaussian of `SIGMA` pixels, then thin lines of steepest gradient, linked
+between two thresholds. The thresholds are set on the reference and used for both images, so an output of too little
+contrast loses edges and one of too much, or with noise, gains them. Two edges agree within `TOLERANCE` pixels.
+
+Only pixels of the open field enter the smoothing. Edges nearer than ``margin`` to the field's border or the image's
+are not counted, but those that are counted may find their partner there.
+
+On phantoms at 64 and 128 pixels a second exposure of the reference keeps 95 % of the edges and more in the
+noisiest domain, 98 % and more in the others; a shift of 3 pixels keeps half or less. Images in different tones share no
+thresholds: against a *source* of another domain the numbers tell how its edges fare in the target's tone, no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from skimage.feature import canny
+from skimage.filters import gaussian, sobel_h, sobel_v
+from torch import Tensor
+
+from medshift.errors import ParameterError
+from medshift.metrics.physics import eroded
+from medshift.metrics.structure import _checked
+
+__all__ = ["INVENTED", "KEPT", "LOST", "EdgeMap", "edge_map", "edge_thresholds", "margin"]
+
+KEPT, INVENTED, LOST = 1, 2, 3
+SIGMA = 1.5  # pixels
+TOLERANCE = 1.5  # pixels: the eight neighbours
+QUANTILES = (0.8, 0.9)  # of the reference's gradient
+FAINTEST = 0.01  # display units per pixel: dither and rounding are no edges
+SOBEL = 8.0  # Canny's Sobel sums give eight times the gradient per pixel
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeMap:
+    """Edges of N outputs against their references; counts are pixels of thin lines, about their lengths.
+
+    A thin line in the image has two edges, one on either side. Along a diagonal there are fewer pixels than length; an
+    edge exactly between two rows of pixels may have both.
+
+    Attributes:
+        labels: (N,H,W) uint8: `KEPT` on output edges with a reference edge near, `INVENTED` on those without, `LOST`
+            on reference edges with no output edge near, 0 elsewhere. Reference edges that are found again bear none.
+        kept: (N,) pixels so labelled.
+        invented: (N,) pixels so labelled.
+        lost: (N,) pixels so labelled.
+        edges: (N,) edge pixels of the reference.
+    """
+
+    labels: Tensor
+    kept: Tensor
+    invented: Tensor
+    lost: Tensor
+    edges: Tensor
+
+    @property
+    def precision(self) -> Tensor:
+        """(N,) share of output edges near a reference edge; NaN where the output has no edge."""
+        return self.kept / (self.kept + self.invented)
+
+    @property
+    def recall(self) -> Tensor:
+        """(N,) share of reference edges near an output edge; NaN where the reference has no edge."""
+        return (self.edges - self.lost) / self.edges
+
+    @property
+    def f1(self) -> Tensor:
+        """(N,) harmonic mean of both; 0 where nothing agrees, also if one image alone has edges; NaN if neither has."""
+        precision, recall = self.precision, self.recall
+        f1 = 2 * precision * recall / (precision + recall)
+        return torch.where(precision.nan_to_num() + recall.nan_to_num() > 0, f1, precision.fmin(recall))
+
+
+def margin(sigma: float = SIGMA, tolerance: float = TOLERANCE) -> int:
+    """Pixels from the border of the open field within which edges are not counted."""
+    return ceil(max(2 * sigma, tolerance)) + 1
+
+
+def edge_thresholds(
+    reference: Tensor,
+    mask: Tensor | None = None,
+    *,
+    sigma: float = SIGMA,
+    tolerance: float = TOLERANCE,
+    quantiles: tuple[float, float] = QUANTILES,
+) -> Tensor:
+    """Low and high gradient (N,2) [display units per pixel] that make edges of each reference.
+
+    They are ``quantiles`` of the smoothed reference's gradient where edges are counted, and at least `FAINTEST`, so
+    that a constant image has no edges.
+
+    Args:
+        reference: (N,1,H,W).
+        mask: (N,1,H,W) bool, True in the open field.
+        sigma: of the smoothing [pixels].
+        tolerance: as in `edge_map`, which it shares the margin with.
+        quantiles: low and high, in [0,1].
+
+    Raises:
+        ParameterError: as `edge_map`, and for quantiles that are not in order.
+    """
+    if not 0 <= quantiles[0] <= quantiles[1] <= 1:
+        raise ParameterError(f"Quantiles of the gradient are a low and a high one in [0,1], not {quantiles}.")
+    mask = _checked(reference, reference, mask)
+    counted = _counted(mask, sigma, tolerance)
+    rows = []
+    for image, field, inner in zip(_arrays(reference), _arrays(mask), _arrays(counted), strict=True):
+        smooth = _smoothed(image, field, sigma)
+        # scikit-image divides its Sobel sums by four, and they span two pixels.
+        gradient = np.hypot(sobel_h(smooth), sobel_v(smooth)) / 2
+        rows.append(np.maximum(np.quantile(gradient[inner], quantiles), FAINTEST))
+    return torch.from_numpy(np.stack(rows))
+
+
+def edge_map(
+    output: Tensor,
+    reference: Tensor,
+    mask: Tensor | None = None,
+    *,
+    sigma: float = SIGMA,
+    tolerance: float = TOLERANCE,
+    thresholds: Tensor | None = None,
+) -> EdgeMap:
+    """Kept, invented and lost edges of each output, with their precision, recall and F1.
+
+    Args:
+        output: (N,1,H,W).
+        reference: (N,1,H,W), the truth, or the source for want of one.
+        mask: (N,1,H,W) bool, True in the open field.
+        sigma: of the smoothing before the gradient [pixels].
+        tolerance: greatest distance of edges that agree [pixels].
+        thresholds: (N,2) low and high gradient, by default `edge_thresholds` of the reference.
+
+    Raises:
+        ParameterError: images cannot be compared, a field is no wider than its margins, or an option is out of range.
+    """
+    mask = _checked(output, reference, mask)
+    counted = _counted(mask, sigma, tolerance)
+    if thresholds is None:
+        thresholds = edge_thresholds(reference, mask, sigma=sigma, tolerance=tolerance)
+    if thresholds.shape != (len(output), 2) or not bool((thresholds[:, 0] > 0).all()):
+        raise ParameterError(
+            f"Thresholds are ({len(output)},2), low and high gradient above 0, not {tuple(thresholds.shape)}."
+        )
+    labels, edges = [], []
+    for a, b, field, inner, levels in zip(
+        _arrays(output), _arrays(reference), _arrays(mask), _arrays(counted), thresholds.tolist(), strict=True
+    ):
+        ours, theirs = (_canny(image, field, sigma, levels) for image in (a, b))
+        near_theirs, near_ours = (_distance(e) <= tolerance for e in (theirs, ours))
+        label = np.zeros(inner.shape, dtype=np.uint8)
+        label[theirs & inner & ~near_ours] = LOST
+        label[ours & inner & near_theirs] = KEPT
+        label[ours & inner & ~near_theirs] = INVENTED
+        labels.append(label)
+        edges.append(int((theirs & inner).sum()))
+    drawn = torch.from_numpy(np.stack(labels))
+    kept, invented, lost = ((drawn == label).sum((1, 2)) for label in (KEPT, INVENTED, LOST))
+    return EdgeMap(drawn, kept, invented, lost, torch.tensor(edges))
+
+
+def _arrays(images: Tensor) -> np.ndarray:
+    """(N,H,W) on the CPU."""
+    images = images[:, 0].detach().cpu()
+    return (images if images.dtype == torch.bool else images.double()).numpy()
+
+
+def _counted(mask: Tensor, sigma: float, tolerance: float) -> Tensor:
+    if not (0 < sigma < float("inf") and 0 <= tolerance < float("inf")) or mask.shape[1] != 1:
+        raise ParameterError(
+            f"Edges need images (N,1,H,W), sigma above 0 and a tolerance of 0 or more; got {tuple(mask.shape)}, sigma "
+            f"{sigma}, tolerance {tolerance}."
+        )
+    counted = eroded(mask, width := margin(sigma, tolerance))
+    if not counted.flatten(1).any(dim=1).all():
+        raise ParameterError(f"The open field of an image is narrower than {2 * width + 1} pixels; leave it out.")
+    return counted
+
+
+def _smoothed(image: np.ndarray, field: np.ndarray, sigma: float) -> np.ndarray:
+    """The Gaussian mean of the open field alone, as Canny forms it."""
+    weight = gaussian(field.astype(float), sigma, mode="constant") + np.finfo(float).eps
+    return gaussian(image * field, sigma, mode="constant", preserve_range=True) / weight
+
+
+def _canny(image: np.ndarray, field: np.ndarray, sigma: float, levels: list[float]) -> np.ndarray:
+    low, high = (SOBEL * level for level in levels)
+    return canny(image, sigma=sigma, low_threshold=low, high_threshold=high, mask=field)
+
+
+def _distance(edges: np.ndarray) -> np.ndarray:
+    """Distance of every pixel to the nearest edge; infinity where there is none."""
+    return distance_transform_edt(~edges) if edges.any() else np.full(edges.shape, np.inf)
