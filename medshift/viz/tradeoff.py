@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medshift.evaluate import TWIN
+from medshift.rules import log_odds
 from medshift.viz.theme import PALETTE
 
 SOLVER_COLOURS = {"Heun, refined": PALETTE["blue"], "Euler 50, as published": PALETTE["vermilion"]}
@@ -29,12 +30,6 @@ METRICS = {
 }
 
 
-def log_odds(tau: np.ndarray | float, ends: float = 0.997) -> np.ndarray:
-    """The horizontal axis: log-odds of tau, with tau = 1 drawn at ``ends``."""
-    t = np.clip(np.asarray(tau, dtype=float), 1 - ends, ends)
-    return np.log(t / (1 - t))
-
-
 def _draw(axis: Axes, sweep: pd.DataFrame, floors: pd.DataFrame, metric: str, chosen: float | None) -> None:
     for name, (colour, style) in FLOOR_STYLES.items():
         row = floors[floors["method"] == name]
@@ -46,7 +41,7 @@ def _draw(axis: Axes, sweep: pd.DataFrame, floors: pd.DataFrame, metric: str, ch
         axis.plot(x, group[metric], marker="o", markersize=2.5, color=shade, label=f"MedShift, {solver}")
         axis.fill_between(x, group[f"{metric}_low"], group[f"{metric}_high"], color=shade, alpha=0.18, linewidth=0)
     if chosen is not None:
-        axis.axvline(float(log_odds(chosen)), color="0.6", linewidth=0.7, zorder=0)
+        axis.axvline(float(log_odds([chosen])[0]), color="0.6", linewidth=0.7, zorder=0)
     axis.set_ylabel(METRICS[metric])
     if metric == "psnr_source":
         # At tau = 1 the image is the source's, and its PSNR without a bound.
@@ -73,7 +68,7 @@ def fig_tradeoff(
         _draw(axes[k % 2, k // 2], sweep, floors, metric, chosen)
     ticks = [t for t in (0.005, 0.05, 0.3, 0.7, 0.95) if min(sweep["tau"]) <= t <= 1]
     for axis in axes[-1]:
-        axis.set_xticks([*log_odds(np.array(ticks)), log_odds(1.0)], [*(f"{t:g}" for t in ticks), "1"])
+        axis.set_xticks([*log_odds(ticks), log_odds([1.0])[0]], [*(f"{t:g}" for t in ticks), "1"])
         axis.set_xlabel("τ (log-odds)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
