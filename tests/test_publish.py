@@ -59,6 +59,16 @@ def test_publishing_twice_changes_nothing_and_a_figure_no_longer_drawn_goes(tmp_
     assert set(first) - set(state(folder)) == set(ROWS) and "04_curve.png" in state(folder)
 
 
+def test_the_ledger_of_claims_also_lies_beside_the_profiles(tmp_path: Path) -> None:
+    build(tmp_path, "01_data", LINE)
+    publish("smoke", out_dir=str(tmp_path))
+    claims = tmp_path / "figures" / "claims.md"
+    assert not claims.exists(), "no ledger, no claims"
+    build(tmp_path, "90_claims", ["90_claims.md", "90_claims.csv"])
+    publish("smoke", out_dir=str(tmp_path))
+    assert claims.read_text().endswith("90_claims.md of 90_claims, 2") and "Profile `smoke`" in claims.read_text()
+
+
 @pytest.mark.parametrize("harm", ["missing", "another"])
 def test_a_figure_that_is_not_what_was_drawn_is_refused_and_nothing_changes(tmp_path: Path, harm: str) -> None:
     source = build(tmp_path, "01_data", LINE) / "figures"

@@ -13,6 +13,7 @@ from medshift.repro import receipts
 from medshift.repro.cells import notebook_folder
 from medshift.repro.keys import Code
 from medshift.repro.parameters import NOTEBOOKS
+from medshift.repro.profiles import load_profile
 from medshift.repro.receipts import Task, file_hash
 from medshift.repro.runner import task
 from medshift.repro.stage import write_json
@@ -181,3 +182,20 @@ def test_imports_are_found_wherever_they_stand() -> None:
     )
     assert set(found) >= {"medshift.flow", "medshift.results.data", "medshift.viz.codec"}
     assert not [name for name in found if "repro" in name or name.endswith((".ode", "other", "no_such"))]
+
+
+def test_a_notebook_that_reads_others_results_is_stale_when_they_change(tmp_path: Path) -> None:
+    def reads() -> dict[str, str]:
+        parameters = NOTEBOOKS["90_claims"](profile="smoke", out_dir=str(tmp_path))
+        one = Task(notebook_folder() / "90_claims.ipynb", parameters, load_profile("smoke"))
+        return one.parts["inputs"]
+
+    before = reads()
+    assert before["04_findings.csv"] == "absent" and before["claims.yaml"] != "absent"
+    figures = tmp_path / "build" / "smoke" / "figures"
+    figures.mkdir(parents=True)
+    (figures / "04_findings.csv").write_text("finding,value\na,1\n")
+    first = reads()
+    (figures / "04_findings.csv").write_text("finding,value\na,2\n")
+    for one, other in ((before, first), (first, reads())):
+        assert {name for name in before if one[name] != other[name]} == {"04_findings.csv"}

@@ -200,6 +200,14 @@ def test_tables_are_markdown_and_csv(tmp_path: Path) -> None:
     assert json.loads((folder / "01_numbers.table.json").read_text())["stamp"] == run.stamp()
 
 
+def test_a_table_may_bring_its_own_markdown(tmp_path: Path) -> None:
+    run = configure("01_data", {"profile": "smoke", "out_dir": str(tmp_path)})
+    table = pd.DataFrame({"a": [1.5]})
+    run.table(table, "own", markdown="# mine\n")
+    folder = run.build / "figures"
+    assert (folder / "01_own.md").read_text() == "# mine\n" and (folder / "01_own.csv").read_text() == "a\n1.5\n"
+
+
 def test_the_runner_is_told_what_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = configure("01_data", {"profile": "smoke", "out_dir": str(tmp_path)})
     draw(run)  # nobody listens

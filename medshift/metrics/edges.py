@@ -8,7 +8,7 @@ Only pixels of the open field enter the smoothing. Edges nearer than ``margin`` 
 are not counted, but those that are counted may find their partner there.
 
 On phantoms at 64 and 128 pixels a second exposure of the reference keeps 95 % of the edges and more in the
-noisiest domain, 98 % and more in the others; a shift of 3 pixels keeps half or less. Images in different tones share no
+noisiest domain, 96 % and more in the others; a shift of 3 pixels keeps half or less. Images in different tones share no
 thresholds: against a *source* of another domain the numbers tell how its edges fare in the target's tone, no more.
 """
 

@@ -152,7 +152,8 @@ def conditional_fid(x: np.ndarray, y: np.ndarray, y_hat: np.ndarray, *, componen
     if not np.ptp(x, axis=0).any():
         raise ParameterError("All sources have the same features, so there is nothing to condition on; take FID.")
     n = len(x) - 1
-    axes = PCA(n_components=components, svd_solver="covariance_eigh").fit(x)
+    # The covariance of few rows is far larger than they are, and its eigenvectors take minutes where theirs take none.
+    axes = PCA(n_components=components, svd_solver="full" if len(x) < x.shape[1] else "covariance_eigh").fit(x)
     variance = axes.explained_variance_
     kept = variance > np.finfo(np.float64).eps * max(x.shape) * variance[0]
     white = axes.transform(x)[:, kept] / np.sqrt(variance[kept])

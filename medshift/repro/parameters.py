@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from medshift.errors import ParameterError
+from medshift.repro.evidence import TRADEOFF_STAGES
 
 
 def _no_truth(value: Any) -> Any:
@@ -49,6 +50,8 @@ class Parameters(BaseModel):
     # Stages a notebook calls, and minutes it takes by profile on two cores; the second only tells how long is left.
     stages: ClassVar[tuple[str, ...]] = ()
     minutes: ClassVar[Mapping[str, float]] = {}
+    read_tables: ClassVar[tuple[str, ...]] = ()  # tables of other notebooks that it reads
+    read_files: ClassVar[tuple[str, ...]] = ()  # and files beside it
     needs_truth: ClassVar[bool] = False  # of evaluation views, so it cannot run on a user's own images
 
     profile: str = Field("auto", description="smoke, cpu, gpu, paper, or auto: gpu where there is one, else cpu")
@@ -95,13 +98,21 @@ class TrainParameters(Parameters):
 class TradeoffParameters(Parameters):
     """Of 04_tau_tradeoff."""
 
-    stages = ("views", "codec", "network", "tradeoff")
-    minutes = {"smoke": 0.4, "cpu": 14.0}
+    stages = ("views", "codec", "network", "tradeoff", *TRADEOFF_STAGES)
+    minutes = {"smoke": 1.5, "cpu": 45.0}
 
     tau_grid: Annotated[list[Unit], AfterValidator(_rising)] = Field(
         [], description="rising values of tau in [0, 1], at least two; empty for those of the profile"
     )
     guidance: float = Field(1.0, ge=0, le=20, description="scale of classifier-free guidance, 1 for none")
+
+
+class ManifoldParameters(Parameters):
+    """Of 05_shared_manifold."""
+
+    stages = ("views", "codec", "network", "latents", "manifold")
+    minutes = {"smoke": 0.5, "cpu": 5.0}
+    needs_truth = True
 
 
 class AblationParameters(Parameters):
@@ -116,12 +127,22 @@ class AblationParameters(Parameters):
     )
 
 
+class ClaimsParameters(Parameters):
+    """Of 90_claims."""
+
+    read_tables = ("04_findings.csv", "05_findings.csv")
+    read_files = ("claims.yaml",)
+    minutes = {"smoke": 0.1, "cpu": 0.1}
+
+
 NOTEBOOKS: dict[str, type[Parameters]] = {
     "01_data": DataParameters,
     "02_codec": CodecParameters,
     "03_train": TrainParameters,
     "04_tau_tradeoff": TradeoffParameters,
+    "05_shared_manifold": ManifoldParameters,
     "08_ablations": AblationParameters,
+    "90_claims": ClaimsParameters,
 }
 
 

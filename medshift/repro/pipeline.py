@@ -36,7 +36,7 @@ def plans(profile: Profile, *, seed: int = 0, data: str = "", **notebook: Any) -
         ParameterError: the profile needs a folder of images and none is given.
         DataError: the CT or the folder cannot be had.
     """
-    views = _folders(profile, seed, data) if profile.source == "folders" else _views(profile, seed)
+    views = _folders(profile, seed, data) if profile.source == "folders" else views_plan(profile, seed=seed)
     autoencoder = Plan(
         "autoencoder",
         "medshift.stages.autoencoder",
@@ -44,7 +44,7 @@ def plans(profile: Profile, *, seed: int = 0, data: str = "", **notebook: Any) -
         {"views": views},
         "training the autoencoder",
     )
-    codec = _codec(profile, views, autoencoder)
+    codec = codec_plan(profile, views, autoencoder)
     base = {"views": views, "autoencoder": autoencoder, "codec": codec}
     network = train_plan(profile, base, seed=seed)
     tradeoff = {**profile.tradeoff.model_dump(), "seed": seed, "guidance": notebook.get("guidance", 1.0)}
@@ -67,19 +67,20 @@ def train_plan(profile: Profile, base: Mapping[str, Plan], *, seed: int, **chang
     changes = {name: value for name, value in changes.items() if value != TRAINING[name]}
     kind, factor = changes.pop("codec", ""), changes.pop("codec_factor", 0)
     if kind or factor:
-        codec = _codec(profile, base["views"], base["autoencoder"], kind=kind, factor=factor)
+        codec = codec_plan(profile, base["views"], base["autoencoder"], kind=kind, factor=factor)
     arguments = {**profile.train.model_dump(), **changes, "seed": seed}
     inputs = {"views": base["views"], "codec": codec}
     return Plan("network", "medshift.stages.network", arguments, inputs, "training the network")
 
 
-def _views(profile: Profile, seed: int) -> Plan:
+def views_plan(profile: Profile, *, seed: int, source: str = "") -> Plan:
+    """The views of a profile, of its own heads or of those from another ``source``."""
     from medshift.data.ct import head_source
 
-    source = head_source(profile.source)
+    found = head_source(source or profile.source)
     arguments = {
-        "source": source.name,
-        "sha256": source.sha256,
+        "source": found.name,
+        "sha256": found.sha256,
         "size": profile.size,
         "heads": profile.heads.model_dump(),
         "views": profile.views.model_dump(),
@@ -97,7 +98,8 @@ def _folders(profile: Profile, seed: int, data: str) -> Plan:
     return Plan("folders", "medshift.stages.folders", arguments, {}, "reading images")
 
 
-def _codec(profile: Profile, views: Plan, autoencoder: Plan, *, kind: str = "", factor: int = 0) -> Plan:
+def codec_plan(profile: Profile, views: Plan, autoencoder: Plan, *, kind: str = "", factor: int = 0) -> Plan:
+    """The codec of a profile, or one of another kind or factor."""
     arguments = profile.codec.model_dump()
     arguments |= {"kind": kind or arguments["kind"], "factor": factor or arguments["factor"]}
     inputs = {"views": views}

@@ -77,6 +77,29 @@ class TradeoffProfile(_Strict):
     batch: int = Field(ge=1)
 
 
+class EvidenceProfile(_Strict):
+    """The evidence of notebooks 04 and 05.
+
+    Values of tau, of inverted latents, and of those drawn in the plane; views translated for metrics of sets, which are
+    compared to as many other views; views of secondary pairs and of other heads; training images that are noised and
+    classified; views that go there and back, of the guidance cube, and of the comparison of solvers; exposures of an
+    object; principal components of the conditional FID, and neighbours of density and coverage.
+    """
+
+    taus: list[float] = Field(min_length=2)
+    manifold_taus: list[float] = Field(min_length=2)
+    embedded_taus: list[float] = Field(min_length=1)
+    views: int = Field(ge=2)
+    few: int = Field(ge=2)
+    training: int = Field(ge=2)
+    cycled: int = Field(ge=2)
+    cube: int = Field(ge=2)
+    solvers: int = Field(ge=2)
+    exposures: int = Field(ge=2)
+    components: int = Field(ge=1)
+    neighbours: int = Field(ge=1)
+
+
 class Profile(_Strict):
     """Everything that a profile decides."""
 
@@ -89,6 +112,7 @@ class Profile(_Strict):
     kl: KLProfile
     train: TrainProfile
     tradeoff: TradeoffProfile
+    evidence: EvidenceProfile
 
 
 def profile_folder() -> Path:

@@ -21,13 +21,14 @@ from medshift.repro.stage import locked
 
 PUBLISHED = (".png", ".pdf", ".json", ".md", ".csv")
 RECEIPT = ".receipt.json"
+LEDGER, CLAIMS = "90_claims.md", "claims.md"  # a profile's ledger, and its copy beside the profiles
 
 
 def publish(profile: str, *, out_dir: str = ".") -> tuple[Path, list[str]]:
     """Copy PNG, PDF, Markdown, CSV and sidecars of ``build/<profile>`` to ``figures/<profile>``.
 
     Afterwards that folder holds, for every notebook that has a receipt, exactly what the receipt names; files of other
-    notebooks are left as they are.
+    notebooks are left as they are. The ledger of claims, where there is one, is also written to ``figures/claims.md``.
 
     Args:
         profile: its name, or ``auto``.
@@ -56,6 +57,10 @@ def publish(profile: str, *, out_dir: str = ".") -> tuple[Path, list[str]]:
             old.unlink()
         for file, sha in files.items():
             _copy(build / "figures" / file, sha, new / file, name)
+        ledger = (new / LEDGER).read_text(encoding="utf-8") if LEDGER in files else ""
+    if ledger:
+        link = f"Profile `{name}`; figures and tables in [{name}/]({name}/). Every rule: `notebooks/claims.yaml`."
+        (target.parent / CLAIMS).write_text(f"# Claims, one verdict each\n\n{link}\n\n{ledger}", encoding="utf-8")
     return target, sorted(files)
 
 

@@ -69,7 +69,8 @@ class Task:
     def plans(self) -> dict[str, Plan]:
         """The stages this notebook calls, by name."""
         everything = plans_of(self.parameters, self.profile)
-        return {name: everything[name] for name in type(self.parameters).stages}
+        # A user's own images have no truth, so nothing that needs it is planned for them.
+        return {name: everything[name] for name in type(self.parameters).stages if name in everything}
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class Task:
                 "profile": self.profile.model_dump(),
                 **_grids(self.parameters, self.profile),
             },
-            "inputs": {name: plan.folder_name for name, plan in self.plans.items()},
+            "inputs": {name: plan.folder_name for name, plan in self.plans.items()} | self._reads(),
             "modules": {
                 "the notebook's code": digest([_significant(source) for source in sources]),
                 "the notebook's text": digest([cell.source for cell in cells if cell.cell_type != "code"]),
@@ -93,6 +94,13 @@ class Task:
             },
             "packages": code.packages,
         }
+
+    def _reads(self) -> dict[str, str]:
+        """Name -> hash of the files that the notebook reads beside its stages: others' results, and its ledger."""
+        own = type(self.parameters)
+        places = [self.folder / "figures" / name for name in own.read_tables]
+        places += [self.notebook.parent / name for name in own.read_files]
+        return {path.name: file_hash(path) if path.is_file() else "absent" for path in places}
 
     @cached_property
     def receipt(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import yaml
 
 from medshift.errors import ParameterError
 from medshift.repro.cells import model_of, notebook_folder, parse_cell
+from medshift.repro.evidence import evidence_plans
 from medshift.repro.keys import digest
 from medshift.repro.parameters import Parameters, check
 from medshift.repro.pipeline import plans
@@ -72,6 +73,10 @@ class Run:
         if name not in self.stages:
             self.keep(name, self.plans[name])
         return self.stages[name]
+
+    def folder(self, name: str) -> Path:
+        """Where the finished stage of that name lies."""
+        return self.stage(name).folder
 
     def keep(self, name: str, plan: Plan) -> Stage:
         """The finished stage of a plan, built where there is none and remembered under ``name``."""
@@ -146,8 +151,8 @@ class Run:
         picture = paths[".png"].read_bytes()
         display(Image(data=picture, width=int.from_bytes(picture[16:20], "big") // 2, alt=caption))
 
-    def table(self, table: pd.DataFrame, name: str, *, digits: int = 2) -> pd.DataFrame:
-        """Save a table as Markdown and CSV with its provenance, and return it to be shown."""
+    def table(self, table: pd.DataFrame, name: str, *, digits: int = 2, markdown: str = "") -> pd.DataFrame:
+        """Save a table as Markdown, or as that of ``markdown``, and CSV with its provenance; return it to be shown."""
         header = "| " + " | ".join(map(str, table.columns)) + " |\n|" + " --- |" * table.shape[1] + "\n"
         rows = [
             [f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row]
@@ -155,8 +160,8 @@ class Run:
         ]
         body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         stem, folder = f"{self.notebook[:2]}_{name}", self.build / "figures"
-        markdown, csv = header + body + "\n", table.to_csv(index=False)
-        paths = save_table(markdown, csv, folder, stem, self.stamp(), self._sidecar())
+        text, csv = markdown or header + body + "\n", table.to_csv(index=False)
+        paths = save_table(text, csv, folder, stem, self.stamp(), self._sidecar())
         self.tell({"table": stem, "files": [path.name for path in paths.values()]})
         return table
 
@@ -174,7 +179,8 @@ class Run:
 def plans_of(parameters: Parameters, profile: Profile) -> dict[str, Plan]:
     """The stages of a notebook's parameters."""
     own = parameters.model_dump(exclude=set(Parameters.model_fields))
-    return plans(profile, seed=parameters.seed, data=parameters.data, **own)
+    made = plans(profile, seed=parameters.seed, data=parameters.data, **own)
+    return made | evidence_plans(profile, made, seed=parameters.seed)
 
 
 def profile_of(parameters: Parameters) -> Profile:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
+from scipy.stats import ttest_ind
 
 from medshift.data.views import FIELD_OF_VIEW
 from medshift.evaluate import FAILURE_DB, TWIN, headroom, summary
+from medshift.results.findings import stated
 from medshift.tradeoff import HEUN, spread_over_views
 from medshift.viz.images import fig_grid
 from medshift.viz.tradeoff import fig_spectra, fig_tradeoff
@@ -115,3 +118,44 @@ def spectra_figures(study: Path, footer: str, size: int) -> Iterator[tuple[str, 
             f"Radial power spectra on unseen heads at the chosen τ, {source} to {target}.",
             figure,
         )
+
+
+def tradeoff_findings(study: Path) -> list[dict[str, Any]]:
+    """The primary endpoint, and how much easier views of trained heads are than those of unseen ones."""
+    headline, floors = _read(study, "headline"), _read(study, "floors")
+    source = headline["source"].iloc[0]
+    ours = headline[(headline["source"] == source) & (headline["solver"] == HEUN)]
+    tiers = {tier: ours[ours["role"] == tier] for tier in ("T0", "T2")}
+    interval, best = headroom(tiers["T2"], floors[(floors["source"] == source) & (floors["role"] == "T2")])
+    means = [rows.groupby("head")["psnr_clean"].mean() for rows in tiers.values()]
+    test = ttest_ind(*means, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    gap = float(means[0].mean() - means[1].mean())
+    return [
+        stated(
+            "headroom",
+            interval.mean,
+            f"(PSNR − best floor) / (noise twin − best floor) on unseen heads; best floor: {best}",
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            figure="04_headline",
+        ),
+        stated(
+            "tier_gap",
+            gap,
+            "PSNR on new views of trained heads minus on unseen heads, Welch's interval over heads",
+            low=float(low),
+            high=float(high),
+            n=len(tiers["T0"]) + len(tiers["T2"]),
+            unit="dB",
+            figure="04_headline",
+        )
+        | {"p": float(test.pvalue)},
+    ]
+
+
+def chosen_tau(study: Path) -> float:
+    """The tau that validation heads chose for the first pair under the default solver."""
+    chosen = json.loads((study / "chosen.json").read_text())
+    return float(next(tau for name, tau in chosen.items() if name.endswith(HEUN)))
