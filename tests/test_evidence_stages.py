@@ -28,6 +28,7 @@ from medshift.stages import (
     untouched,
 )
 from medshift.stages.job import Job
+from medshift.stages.kept import KeptViews
 from medshift.stages.network import open_translator
 
 PAIR = {"source": "synthetic-high", "target": "real-normal"}
@@ -145,6 +146,15 @@ def test_the_reference_shares_no_view_with_what_is_judged(inputs) -> None:
 def test_a_light_verdict_has_scores_alone(inputs, sweep_folder, tmp_path) -> None:
     scores, sets = judge(inputs, sweep_folder, tmp_path / "light", images=False, sets=False)
     assert sets.empty and "st_lpips_clean" not in scores and set(scores["method"]) >= {"MedShift", judged.NOTHING}
+
+
+def test_kept_views_are_the_views_and_are_made_once(inputs) -> None:
+    plain, kept = EvaluationSet(inputs["views"], "T2", limit=3), KeptViews(inputs["views"], "T2", limit=3)
+    for number in (0, 1):
+        assert torch.equal(kept.exposure("real-low", number), plain.exposure("real-low", number))
+        assert kept.exposure("real-low", number) is kept.exposure("real-low", number)
+    assert torch.equal(kept.clean("real-low"), plain.clean("real-low"))
+    assert not torch.equal(kept.clean("real-low"), kept.exposure("real-low", 0))
 
 
 def test_shift_done_is_the_share_of_the_way(generator) -> None:

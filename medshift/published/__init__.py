@@ -88,7 +88,7 @@ def _of_the_headline() -> list[dict[str, Any]]:
     table = ranked_methods()
     three, score = ["cfid", "ssim", "lpips"], _signed(table)
     best = score.groupby(table["type"]).max()[three]
-    wins = {kind: np.count_nonzero(score.loc[HEADLINE, three] > row) for kind, row in best.iterrows()}
+    wins = {kind: int(np.count_nonzero(score.loc[HEADLINE, three] > row)) for kind, row in best.iterrows()}
     average, others = table["average_rank"], table.index[table["method"] != "MedShift"]
     equals = (average[others] <= average[HEADLINE]).sum()
     beats = "of CFID, SSIM and LPIPS, those in which τ=0.3 beats every row of"

@@ -47,15 +47,26 @@ def realism_table(judged: Path) -> pd.DataFrame:
     """Every method and tau: means of metrics of images, and metrics of sets; a column a metric."""
     scores, sets = scores_of(judged), sets_of(judged)
     columns = [c for c in scores.columns if c.split("_")[0] in PER_IMAGE and not c.endswith("_target")]
-    means = scores.groupby(["method", "tau"], dropna=False, sort=False)[columns].mean()
-    wide = sets[sets["method"] != SAME_LAW].pivot_table(
-        index=["method", "tau"], columns="column", values="value", dropna=False, sort=False
+    without = -1.0  # stands for no tau while tables are joined, which NaN would not survive
+    scores["tau"], sets["tau"] = scores["tau"].fillna(without), sets["tau"].fillna(without)
+    means = scores.groupby(["method", "tau"], sort=False)[columns].mean()
+    wide = sets[(sets["method"] != SAME_LAW) & sets["value"].notna()].pivot_table(
+        index=["method", "tau"], columns="column", values="value", sort=False
     )
-    joined = means.join(wide.dropna(how="all"), how="outer").reset_index()
+    joined = means.join(wide, how="outer").reset_index()
+    joined["tau"] = joined["tau"].where(joined["tau"] != without)
     order = {name: k for k, name in enumerate([MEDSHIFT, FRESH, NOTHING, TWIN, TARGET])}
     joined["order"] = joined["method"].map(order).fillna(len(order))
     joined = joined.sort_values(["order", "tau"]).drop(columns="order").reset_index(drop=True)
     return joined.dropna(axis=1, how="all")
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose numbers have three significant digits, since its columns differ by orders of magnitude."""
+    shown = table.copy()
+    for column in shown.select_dtypes("number"):
+        shown[column] = ["" if np.isnan(v) else f"{v:.3g}" for v in shown[column]]
+    return shown
 
 
 PER_IMAGE = ("psnr", "ssim", "mae", "st", "lpips", "ms", "edge", "invented", "lost", "drift", "high")
@@ -64,7 +75,8 @@ PER_IMAGE = ("psnr", "ssim", "mae", "st", "lpips", "ms", "edge", "invented", "lo
 def not_computed(judged: Path) -> pd.DataFrame:
     """Columns that stay empty, and why."""
     sets = sets_of(judged)
-    missing = sets[sets["note"].astype(str).str.startswith("not computed")]
+    missing = sets[sets["note"].astype(str).str.startswith("not computed")].copy()
+    missing["note"] = missing["note"].str.replace(str(Path.home()), "~")  # a reader's home is not this one
     return missing[["column", "note"]].drop_duplicates().rename(columns={"column": "metric", "note": "why"})
 
 
@@ -75,7 +87,7 @@ def realism_structure_figure(judged: Path, pair: str, footer: str) -> tuple[str,
     fixed = table[table["tau"].isna() & (table["method"] != TARGET)]
     kid = "KID (ST-AlexNet)"
     panels = [
-        ("ssim_source", "SSIM to source (structure)", kid, f"{kid}, log scale (lower: more real)"),
+        ("ssim_source", "SSIM to source (structure)", kid, f"{kid} (lower: more real)"),
         ("ssim_source", "SSIM to source (structure)", "AUC (pixels+texture)", "AUC against target (.5: as real)"),
         ("psnr_clean", "PSNR to noise-free truth [dB]", kid, f"{kid} (lower: more real)"),
     ]

@@ -20,6 +20,7 @@ from medshift.evaluate import score
 from medshift.flow import interpolate
 from medshift.metrics.manifold import latent_spectrum
 from medshift.stages.job import Job
+from medshift.stages.kept import KeptViews
 from medshift.stages.network import open_translator
 from medshift.stages.sweep import latent_noise
 
@@ -52,7 +53,7 @@ def build(
         seed: of the forward noise.
     """
     model = open_translator(job.inputs["network"], job.device)
-    some = EvaluationSet(job.inputs["views"], role, limit=views)
+    some = KeptViews(job.inputs["views"], role, limit=views)
     rows, spectra = [], []
     versions = source_versions(some, source, clamped)
     noise = latent_noise(model, next(iter(versions.values())), job.device, seed).to(job.device)

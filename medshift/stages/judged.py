@@ -28,6 +28,7 @@ from medshift.metrics.subsets import disjoint_interval
 from medshift.metrics.two_sample import domain_auc
 from medshift.stages.images import STATISTICS_IMAGES, open_images
 from medshift.stages.job import Job
+from medshift.stages.kept import KeptViews
 from medshift.stages.sweep import CYCLE, FRESH, MEDSHIFT, load_sweep
 
 NOTHING, TARGET = "doing nothing", "target's own images"
@@ -66,7 +67,7 @@ def build(
     """
     swept = load_sweep(job.inputs["sweep"])
     every = EvaluationSet(job.inputs["views"], role, limit=2 * views)
-    some = EvaluationSet(job.inputs["views"], role, limit=views)
+    some = KeptViews(job.inputs["views"], role, limit=views)
     outputs = _outputs(job, swept, some, source, target, fixed=images)
     rows = []
     for k, (method, tau, output) in enumerate(outputs):
