@@ -110,11 +110,11 @@ def sharing_table(study: Path) -> pd.DataFrame:
         (first, second, tau), by = cast(tuple[str, str, float], key), group.set_index("kind")
         row: dict[str, Any] = {"domains": f"{first}, {second}", "τ": f"{tau:g}"}
         for kind, name in ((INVERTED, "z_τ"), (NOISED, "noised")):
-            one = by.loc[kind]
-            row[f"AUC, {name}"] = f"{one['auc']:.2f} [{one['auc_low']:.2f}, {one['auc_high']:.2f}]"
+            auc, low, high = (float(by[column].loc[kind]) for column in ("auc", "auc_low", "auc_high"))
+            row[f"AUC, {name}"] = f"{auc:.2f} [{low:.2f}, {high:.2f}]"
         for kind, name in ((INVERTED, "z_τ"), (NOISED, "noised")):
-            row[f"sliced W2, {name}"] = f"{by.loc[kind, 'sliced_w2']:.3f}"
-            row[f"retrieval, {name}"] = f"{by.loc[kind, 'retrieval']:.2f}"
+            row[f"sliced W2, {name}"] = f"{float(by['sliced_w2'].loc[kind]):.3f}"
+            row[f"retrieval, {name}"] = f"{float(by['retrieval'].loc[kind]):.2f}"
         rows.append(row | {"n": int(by["views"].iloc[0])})
     return pd.DataFrame(rows)
 
