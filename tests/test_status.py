@@ -44,7 +44,7 @@ def finish(plan: Plan, runs: Path, seconds: float, **parts: Any) -> Path:
 
 def line(text: str, name: str) -> str:
     """The line of a stage or a notebook."""
-    found = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
+    found = [line for line in text.splitlines() if line.startswith(f"  {name}  ")]
     assert len(found) == 1, text
     return found[0]
 

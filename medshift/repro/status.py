@@ -52,7 +52,7 @@ def report(profile: str, *, out_dir: str = ".", data: str = "", seed: int = 0, o
         except DataError as error:
             following = _command("data", values, out_dir) if made.source == "cranium" else "medshift doctor"
             return f"Profile {made.name}: not all it is made from is here. {error}\nNext: {following}"
-        stages = [(plan.name, plan.folder_name, _stage(plan, tasks[0].runs)) for plan in _all(plans)]
+        stages = [(name, plan.folder_name, _stage(plan, tasks[0].runs)) for name, plan in _all(plans)]
         notebooks = [(one.notebook.stem, _notebook(one)) for one in tasks]
     lines = [f"Profile {made.name}, seed {seed}"]
     if not forbidden and _without_ct(made, plans):
@@ -90,11 +90,14 @@ def _without_ct(profile: Profile, plans: Mapping[str, Plan]) -> bool:
     return profile.source == "auto" and plans["views"].arguments["source"] == "phantom"
 
 
-def _all(plans: Mapping[str, Plan]) -> Iterator[Plan]:
-    """Every stage once, inputs before what reads them."""
-    seen: dict[str, Plan] = {}
-    for plan in plans.values():
-        seen |= {one.folder_name: one for one in plan.chain() if one.folder_name not in seen}
+def _all(plans: Mapping[str, Plan]) -> Iterator[tuple[str, Plan]]:
+    """Name and plan of every stage once, inputs before what reads them; an input without a name is its reader's."""
+    names = {plan.folder_name: name for name, plan in reversed(plans.items())}
+    seen: dict[str, tuple[str, Plan]] = {}
+    for reader, plan in plans.items():
+        for one in plan.chain():
+            name = names.get(one.folder_name, f"{one.name} of {reader}")
+            seen.setdefault(one.folder_name, (name, one))
     yield from seen.values()
 
 
