@@ -92,7 +92,7 @@ def _without_ct(profile: Profile, plans: Mapping[str, Plan]) -> bool:
 
 def _all(plans: Mapping[str, Plan]) -> Iterator[tuple[str, Plan]]:
     """Name and plan of every stage once, inputs before what reads them; an input without a name is its reader's."""
-    names = {plan.folder_name: name for name, plan in reversed(plans.items())}
+    names = {plan.folder_name: name for name, plan in reversed(list(plans.items()))}
     seen: dict[str, tuple[str, Plan]] = {}
     for reader, plan in plans.items():
         for one in plan.chain():
