@@ -64,72 +64,68 @@ def evidence_plans(profile: Profile, made: Mapping[str, Plan], *, seed: int) -> 
     found |= sweeps(profile, made, found, seed=seed)
     found |= predictions(profile, made, found, seed=seed)
     found |= verdicts(profile, found)
-    few, tradeoff = profile.evidence, profile.tradeoff
-    main = {"views": made["views"], "network": made["network"]}
-    pair = {"source": PAIRS[0][0], "target": PAIRS[0][1], "role": "T2", "batch": tradeoff.batch}
-    found["latents"] = Plan(
-        "latents",
-        "medshift.stages.latents",
-        {
-            "role": "T2",
-            "views": few.views,
-            "taus": few.manifold_taus,
-            "batch": tradeoff.batch,
-            "swap": list(PAIRS[0]),
-            "swapped": few.few,
-            "seed": seed,
-        },
-        main,
-        "inverting all domains",
-    )
-    manifold = {
+    found |= manifold(profile, made, seed=seed)
+    return found | mechanisms(profile, made, seed=seed)
+
+
+def manifold(profile: Profile, made: Mapping[str, Plan], *, seed: int) -> dict[str, Plan]:
+    """Inverted latents of all domains, and how shared they are."""
+    own, swap = profile.evidence, list(PAIRS[0])
+    latents = {
+        "role": "T2",
+        "views": own.views,
+        "taus": own.manifold_taus,
+        "batch": profile.tradeoff.batch,
+        "swap": swap,
+        "swapped": own.few,
+        "seed": seed,
+    }
+    inputs = {"views": made["views"], "network": made["network"]}
+    inverted = Plan("latents", "medshift.stages.latents", latents, inputs, "inverting all domains")
+    compared = {
         "role": "T2",
         "pairs": [list(pair) for pair in MANIFOLD_PAIRS],
-        "swap": list(PAIRS[0]),
-        "neighbours": few.neighbours,
-        "embedded": few.embedded_taus,
+        "swap": swap,
+        "neighbours": own.neighbours,
+        "embedded": own.embedded_taus,
         "methods": ["umap", "pca"],
         "seed": seed,
     }
-    inputs = {"views": made["views"], "latents": found["latents"]}
-    found["manifold"] = Plan("manifold", "medshift.stages.manifold", manifold, inputs, "comparing latents")
+    inputs = {"views": made["views"], "latents": inverted}
+    return {
+        "latents": inverted,
+        "manifold": Plan("manifold", "medshift.stages.manifold", compared, inputs, "comparing latents"),
+    }
+
+
+def mechanisms(profile: Profile, made: Mapping[str, Plan], *, seed: int) -> dict[str, Plan]:
+    """What the solver does, what guidance of each leg does, clean sources, and objects that were never seen."""
+    own, views = profile.evidence, made["views"]
+    inputs = {"views": views, "network": made["network"]}
+    direction = {"source": PAIRS[0][0], "target": PAIRS[0][1], "batch": profile.tradeoff.batch}
+    pair = {**direction, "role": "T2"}
     solvers = {
         **pair,
-        "views": few.solvers,
-        "noise_views": max(2, few.solvers // 2),
+        "views": own.solvers,
+        "noise_views": max(2, own.solvers // 2),
         "taus": list(SOLVER_TAUS),
         "solvers": {name: dict(solver) for name, solver in SOLVERS.items()},
     }
-    found["solvers"] = Plan("solvers", "medshift.stages.solvers", solvers, main, "comparing solvers")
-    cube = {**pair, "views": few.cube, "taus": list(CUBE_TAUS), "scales": list(SCALES)}
-    found["cube"] = Plan("cube", "medshift.stages.cube", cube, main, "guiding each leg")
-    collapse = {
-        **pair,
-        "views": few.cube,
-        "taus": list(COLLAPSE_TAUS),
-        "starts": list(STARTS),
-        "clamped": CLAMPED,
-        "seed": seed,
+    cube = {**pair, "views": own.cube, "taus": list(CUBE_TAUS), "scales": list(SCALES)}
+    taus, starts = list(COLLAPSE_TAUS), list(STARTS)
+    collapse = {**pair, "views": own.cube, "taus": taus, "starts": starts, "clamped": CLAMPED, "seed": seed}
+    of_heads = {name: views.arguments[name] for name in ("source", "sha256", "size")}
+    without = {"views": views}
+    untouched = Plan("untouched", "medshift.stages.untouched", of_heads, without, "projecting without inserts")
+    objects = {**direction, "tau": CUBE_TAUS[0], "exposures": own.exposures}
+    with_and_without = {**inputs, "untouched": untouched}
+    return {
+        "solvers": Plan("solvers", "medshift.stages.solvers", solvers, inputs, "comparing solvers"),
+        "cube": Plan("cube", "medshift.stages.cube", cube, inputs, "guiding each leg"),
+        "collapse": Plan("collapse", "medshift.stages.collapse", collapse, inputs, "inverting clean sources"),
+        "untouched": untouched,
+        "objects": Plan("objects", "medshift.stages.objects", objects, with_and_without, "translating unseen objects"),
     }
-    found["collapse"] = Plan("collapse", "medshift.stages.collapse", collapse, main, "inverting clean sources")
-    of_heads = {k: made["views"].arguments[k] for k in ("source", "sha256", "size")}
-    found["untouched"] = Plan(
-        "untouched", "medshift.stages.untouched", of_heads, {"views": made["views"]}, "projecting without inserts"
-    )
-    found["objects"] = Plan(
-        "objects",
-        "medshift.stages.objects",
-        {
-            "source": PAIRS[0][0],
-            "target": PAIRS[0][1],
-            "tau": CUBE_TAUS[0],
-            "exposures": few.exposures,
-            "batch": tradeoff.batch,
-        },
-        {**main, "untouched": found["untouched"]},
-        "translating unseen objects",
-    )
-    return found
 
 
 def other_networks(profile: Profile, made: Mapping[str, Plan], *, seed: int) -> dict[str, Plan]:
