@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from medshift.data.domains import INSERTS, EvaluationSet
 from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.metrics.edges import edge_map
-from medshift.metrics.objects import FAINTEST, contrast_recovery, hotelling_dprime, template_channels
+from medshift.metrics.objects import FAINTEST, SMOOTHINGS, contrast_recovery, hotelling_dprime, template_channels
 from medshift.results.findings import measured
 from medshift.results.realism import scores_of
 from medshift.stages.objects import ABSENT, PRESENT
@@ -152,9 +152,12 @@ def object_table(views: Path, untouched: Path, objects: Path, target: str) -> pd
         here = scores if kind == "all" else scores[scores["insert"] == kind]
         here = here[here["recovery"].notna()]
         if len(here):
-            found = hierarchical_interval(here["recovery"].to_numpy(), here)
-            rows.append({"object": kind, "contrast / truth": str(found), "lowest": here["recovery"].min(),
-                         "highest": here["recovery"].max(), "n": len(here)})  # fmt: skip
+            # One head gives no interval, and says so by giving none.
+            several = here["head"].nunique() > 1
+            found = hierarchical_interval(here["recovery"].to_numpy(), here) if several else here["recovery"].mean()
+            text = str(found) if several else f"{found:.2f}"
+            low, high = here["recovery"].min(), here["recovery"].max()
+            rows.append({"object": kind, "contrast / truth": text, "lowest": low, "highest": high, "n": len(here)})
     return pd.DataFrame(rows)
 
 
@@ -275,7 +278,7 @@ def dprime_table(views: Path, untouched: Path, objects: Path, target: str) -> pd
     for kind in INSERTS:
         index = np.flatnonzero((there.table["insert"] == kind).to_numpy() & seen.numpy())
         row: dict[str, Any] = {"object": kind, "views": len(index), "exposures": half}
-        if len(index):
+        if len(index) * (2 * half - 2) >= len(SMOOTHINGS) + 2:  # what the observer's covariance needs
             channels = template_channels(template[index], there.open_field[index])
             for name, some in (("truth", truth), ("translation", translated)):
                 found = hotelling_dprime(some[PRESENT][:, index], some[ABSENT][:, index], channels)

@@ -141,7 +141,8 @@ def snr_findings(full: Setting, half: Setting) -> list[dict[str, Any]]:
 
     value, left = ratio(), np.array([ratio(head) for head in heads])
     error = 2.0 * float(np.sqrt((len(heads) - 1) / len(heads) * ((left - left.mean()) ** 2).sum()))
-    said, low, high = predicted_tau(full)
+    most = float(scores["full"]["tau"].max())  # where noised data never reach the level, at least this
+    said, low, high = (most if np.isnan(tau) else tau for tau in predicted_tau(full))
     return [
         stated(
             "snr_odds_ratio",
@@ -156,8 +157,8 @@ def snr_findings(full: Setting, half: Setting) -> list[dict[str, Any]]:
             "tau_half_auc6",
             said,
             f"τ at which noised training images are told apart with AUC {LEVEL:g}",
-            low=low if np.isfinite(low) else said,
-            high=high if np.isfinite(high) else said,
+            low=min(low, said),
+            high=max(high, said),
             figure=FIGURE,
         ),
     ]
