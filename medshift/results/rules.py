@@ -154,7 +154,7 @@ def rules_figure(learning: Mapping[str, Case], testing: Mapping[str, Case], foot
         pd.DataFrame(rows),
         xlabel="PSNR lost against the best τ [dB]",
         title="Which rule chooses τ without truth?",
-        footer=f"{views};\n95 % over heads; {footer}",
+        footer=f"{views}; 95 % over heads; {footer}",
     )
     return f"Regret of rules that choose τ without truth; {views}; 95 % intervals over heads; {footer}.", figure
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medshift.rules import log_odds
-from medshift.viz.theme import PALETTE
+from medshift.viz.theme import PALETTE, heading
 
 TICKS = (0.005, 0.02, 0.1, 0.3, 0.6, 0.9)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -68,7 +68,7 @@ def fig_panels(panels: Sequence[Panel], *, title: str, footer: str = "", columns
         loc="outside lower center",
         ncols=max(1, min(4, int(37 * columns / (longest + 6)))),
     )
-    figure.suptitle(f"{title}\n{footer}" if footer else title, fontsize=7)
+    figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
 
 
@@ -138,7 +138,7 @@ def fig_realism_structure(
         axis.set(xlabel=xlabel, ylabel=ylabel)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    figure.suptitle(f"{title}\n{footer}", fontsize=7)
+    figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
 
 
@@ -169,7 +169,7 @@ def fig_heatmaps(
         axis.set_yticks(range(table.shape[0]), [f"{c:g}" for c in table.index])
         axis.set(title=name, xlabel=xlabel, ylabel=ylabel)
     figure.colorbar(shown, ax=axes[0], label=unit, shrink=0.8)
-    figure.suptitle(f"{title}\n{footer}", fontsize=7)
+    figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
 
 
@@ -195,5 +195,5 @@ def fig_intervals(table: pd.DataFrame, *, xlabel: str, title: str, footer: str) 
     axis.set_xlabel(xlabel)
     axis.axvline(0, color="0.7", linewidth=0.7, zorder=0)
     figure.legend(loc="outside lower center", ncols=len(groups))
-    figure.suptitle(f"{title}\n{footer}", fontsize=7)
+    figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure

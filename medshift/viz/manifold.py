@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from medshift.viz.evidence import MARKERS
-from medshift.viz.theme import DOMAIN_COLOURS, PALETTE
+from medshift.viz.theme import DOMAIN_COLOURS, PALETTE, heading
 
 
 def fig_embedding(table: pd.DataFrame, auc: pd.Series, *, first: str, second: str, title: str, footer: str) -> Figure:
@@ -38,5 +38,6 @@ def fig_embedding(table: pd.DataFrame, auc: pd.Series, *, first: str, second: st
         axis.set_title(f"τ = {tau:g}, AUC {auc.loc[tau]:.2f}", fontsize=7)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, markerscale=2.5)
-    figure.suptitle(f"{title}; AUC: {first} against {second}\n{footer}", fontsize=7)
+    above = f"{title}; AUC: {first} against {second}"
+    figure.suptitle(heading(above, footer, figure.get_figwidth()), fontsize=7)
     return figure

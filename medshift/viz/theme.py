@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib
 import seaborn as sns
 
@@ -25,6 +27,11 @@ DOMAIN_COLOURS = {
 }
 WINDOW = (-1.0, 1.0)  # the display range of every X-ray image
 COLUMN = 3.5  # inches, one column of a paper
+
+
+def heading(title: str, footer: str, inches: float) -> str:
+    """A title over the line that says n and the data, broken where a figure of that width ends; 7 points high."""
+    return "\n".join([title, *textwrap.wrap(footer, int(19 * inches))])
 
 
 def use_theme() -> None:
