@@ -17,7 +17,7 @@ from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.metrics.edges import edge_map
 from medshift.metrics.objects import FAINTEST, SMOOTHINGS, contrast_recovery, hotelling_dprime, template_channels
 from medshift.results.findings import measured
-from medshift.results.realism import scores_of
+from medshift.results.realism import highest, scores_of
 from medshift.stages.objects import ABSENT, PRESENT
 from medshift.stages.sweep import MEDSHIFT, load_sweep
 from medshift.viz.evidence import Curve, Panel, fig_panels
@@ -208,7 +208,7 @@ def object_figure(
 def mismatch_findings(judged: Mapping[float, Path]) -> list[dict[str, Any]]:
     """Training on domains that share no pose against training on the same number of views that share all."""
     best = {share: _best(folder) for share, folder in judged.items()}
-    tau = float(best[0.0].groupby("tau")["psnr_clean"].mean().idxmax())
+    tau = highest(best[0.0].groupby("tau")["psnr_clean"].mean())
     rows = {share: scores[scores["tau"] == tau].sort_values("view") for share, scores in best.items()}
     difference = rows[1.0]["psnr_clean"].to_numpy() - rows[0.0]["psnr_clean"].to_numpy()
     text = f"PSNR after training on domains without a common pose minus on domains with one mix, τ = {tau:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def sets_of(judged: Path) -> pd.DataFrame:
     table = pd.read_csv(judged / "sets.csv", keep_default_na=False, na_values=[""])
     table["column"] = table["metric"] + " (" + table["features"] + ")"
     return table
+
+
+def highest(means: pd.Series) -> float:
+    """The tau, which is the index, of the highest value."""
+    return float(means.index[int(means.to_numpy().argmax())])
 
 
 def nearest_tau(taus: pd.Series, wanted: float) -> float:
@@ -119,8 +125,9 @@ def prediction_figure(judged: Path, prediction: Path, pair: str, footer: str) ->
         curves.append(Curve(method, *_columns(_aucs(judged, method), "value"), colour=COLOURS[method]))
     same = _aucs(judged, SAME_LAW)
     floors = sets_of(judged)
-    floors = floors[(floors["metric"] == "AUC") & floors["tau"].isna()].set_index("method")["value"]
-    levels = {name: floors[name] for name in (NOTHING, TARGET) if name in floors}
+    floors = floors[(floors["metric"] == "AUC") & floors["tau"].isna()]
+    known = dict(zip(floors["method"], floors["value"], strict=True))
+    levels = {name: known[name] for name in (NOTHING, TARGET) if name in known}
     panels = [
         Panel("two-sample AUC against target", curves, levels, title="predicted and measured", limits=(0.3, 1.03)),
         Panel(
@@ -168,18 +175,21 @@ def realism_findings(judged: Path, prediction: Path) -> list[dict[str, Any]]:
     structure = _paired(ours, "ssim_source", high) - _paired(ours, "ssim_source", low)
     heads = ours[ours["tau"] == low].sort_values("view")["head"]
     auc, same = _aucs(judged, MEDSHIFT).set_index("tau"), _aucs(judged, SAME_LAW).set_index("tau")
-    slope = auc.loc[low, "value"] - auc.loc[high, "value"]
-    half = np.hypot(*(auc.loc[t, "high"] - auc.loc[t, "value"] for t in (low, high)))
+    at_low, at_high, law = _row(auc, low), _row(auc, high), _row(same, low)
+    slope = at_low["value"] - at_high["value"]
+    half = math.hypot(*(at["high"] - at["value"] for at in (at_low, at_high)))
     said = prediction_of(prediction, UNSEEN).set_index("tau")
     error = (auc["value"] - said["auc"]).loc[auc.index]
-    worst = error.abs().idxmax()
-    wide = np.hypot(auc.loc[worst, "high"] - auc.loc[worst, "value"], said.loc[worst, "high"] - said.loc[worst, "auc"])
+    worst = highest(error.abs())
+    measured_there, said_there = _row(auc, worst), _row(said, worst)
+    off = measured_there["value"] - said_there["auc"]
+    wide = math.hypot(measured_there["high"] - measured_there["value"], said_there["high"] - said_there["auc"])
     fit = linregress(said.loc[auc.index, "auc"], auc["value"])
     error_of_slope = 2.0 * fit.stderr
     paper = nearest_tau(ours["tau"], 0.3)
-    at = auc.loc[paper]
+    at = _row(auc, paper)
     means = ours.groupby("tau")["psnr_clean"].mean()
-    best = float(means.idxmax())
+    best = highest(means)
     plateau = [t for t in means.index if _near_best(ours, t, best)]
     invented = _share_invented(ours, float(means.index.min())) - _share_invented(ours, best)
     source = ours["source"].iloc[0]
@@ -197,15 +207,20 @@ def realism_findings(judged: Path, prediction: Path) -> list[dict[str, Any]]:
                  figure="04_failures"),
         measured("high_tau_shift", done["shift"], done["head"], f"share of the way to the truth gone at τ = {high:g}",
                  figure=f"04_tradeoff_T2_{source}"),
-        stated("law_auc", same.loc[low, "value"], f"AUC of MedShift's against fresh-noise outputs at τ = {low:g}",
-               low=same.loc[low, "low"], high=same.loc[low, "high"], n=int(same.loc[low, "n"]), figure=predicted),
+        stated("law_auc", law["value"], f"AUC of MedShift's against fresh-noise outputs at τ = {low:g}",
+               low=law["low"], high=law["high"], n=int(law["n"]), figure=predicted),
         stated("noise_classify_slope", fit.slope, "slope of measured on predicted AUC over τ, ± 2 standard errors",
                low=fit.slope - error_of_slope, high=fit.slope + error_of_slope, n=len(auc), figure=predicted),
-        stated("noise_classify_error", error[worst], f"largest AUC measured minus predicted, at τ = {worst:g}",
-               low=error[worst] - wide, high=error[worst] + wide, n=int(at["n"]), figure=predicted),
+        stated("noise_classify_error", off, f"largest AUC measured minus predicted, at τ = {worst:g}",
+               low=off - wide, high=off + wide, n=int(at["n"]), figure=predicted),
         stated("composition_auc", at["value"], f"AUC of translations against the target at the paper's τ = {paper:g}",
                low=at["low"], high=at["high"], n=int(at["n"]), figure=predicted),
     ]  # fmt: skip
+
+
+def _row(table: pd.DataFrame, tau: float) -> dict[str, float]:
+    numbers = table.select_dtypes("number")
+    return dict(zip(numbers.columns, numbers.to_numpy()[list(table.index).index(tau)].tolist(), strict=True))
 
 
 def _paired(rows: pd.DataFrame, metric: str, tau: float) -> np.ndarray:

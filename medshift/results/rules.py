@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.results.findings import measured
-from medshift.results.realism import nearest_tau, prediction_of, scores_of, sets_of
+from medshift.results.realism import highest, nearest_tau, prediction_of, scores_of, sets_of
 from medshift.rules import best_rank, knee, largest_below, regret
 from medshift.stages.prediction import TRAINING
 from medshift.stages.sweep import MEDSHIFT
@@ -88,7 +88,7 @@ def choices(case: Case, threshold: float, constant: float) -> dict[str, float]:
         SOURCE_KNEE: knee(taus, structure),
         RANK: best_rank(taus, _set_values(case, "FID"), structure),
         KID_KNEE: knee(taus, _set_values(case, "KID")),
-        CYCLE: float(cycle.idxmax()),
+        CYCLE: highest(cycle),
         CONSTANT: constant,
         AS_PUBLISHED: nearest_tau(scores["tau"], PUBLISHED),
     }
@@ -127,7 +127,7 @@ def rules_table(learning: Mapping[str, Case], testing: Mapping[str, Case]) -> pd
 
 
 def _best(case: Case) -> float:
-    return float(_scores(case).groupby("tau")["psnr_clean"].mean().idxmax())
+    return highest(_scores(case).groupby("tau")["psnr_clean"].mean())
 
 
 def _by_case(table: pd.DataFrame) -> pd.DataFrame:

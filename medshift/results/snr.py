@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.results.findings import stated
-from medshift.results.realism import prediction_of, scores_of
+from medshift.results.realism import highest, prediction_of, scores_of
 from medshift.rules import crossing, log_odds
 from medshift.stages.prediction import TRAINING
 from medshift.stages.sweep import MEDSHIFT
@@ -53,7 +53,7 @@ def best_tau(scores: pd.DataFrame) -> tuple[float, float, float]:
     """The tau of the best mean PSNR to the truth, and the lowest and highest within .2 dB of it."""
     means = scores.groupby("tau")["psnr_clean"].mean()
     near = means.index[means >= means.max() - WITHIN]
-    return float(means.idxmax()), float(near.min()), float(near.max())
+    return highest(means), float(near.min()), float(near.max())
 
 
 def peak_tau(scores: pd.DataFrame) -> float:
