@@ -51,7 +51,7 @@ def table(out: Path, name: str = "small") -> pd.DataFrame:
 
 
 def finished(out: Path) -> dict[str, int]:
-    return {p.parent.name: p.stat().st_mtime_ns for p in out.rglob("translation-*/config.json")}
+    return {p.parent.name: p.stat().st_mtime_ns for p in (out / "runs" / "smoke").glob("translation-*/config.json")}
 
 
 def test_a_grid_killed_half_way_runs_exactly_what_was_missing(out: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_submitit_and_shell_lines_give_the_table_of_workers(out: Path, tmp_path:
         ),
     }  # fmt: skip
     for way in ways.values():
-        for folder in out.rglob("translation-*"):
+        for folder in (out / "runs" / "smoke").glob("translation-*"):
             shutil.rmtree(folder, ignore_errors=True)
         (out / "build" / "smoke" / "grids" / "small.csv").unlink()
         way()
