@@ -7,6 +7,7 @@ PYTHON ?= python3
 PROFILE ?= auto
 DATA ?=
 ONLY ?=
+RETRAIN ?=
 WORKERS ?= 1
 UV_VERSION := 0.13.8
 BIN := .venv/bin
@@ -29,8 +30,8 @@ setup: .venv/.ready  ## make .venv and install the locked packages into it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04)
-	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY))
+paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04, RETRAIN=all)
+	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY)) $(if $(RETRAIN),--retrain $(RETRAIN))
 
 smoke: setup  ## run every notebook at its smallest, to see that everything works here
 	$(BIN)/medshift paper --profile smoke

@@ -21,7 +21,7 @@ training failed; 5 a kernel died, ran out of memory or passed its limit; 130 int
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="medshift", description=DESCRIPTION, epilog=EXIT_CODES)
-    top.add_argument("--version", action="version", version=f"medshift {__version__}")
+    top.add_argument("-V", "--version", action="version", version=f"medshift {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -39,12 +39,18 @@ def parser() -> argparse.ArgumentParser:
     params = command("params", "list the parameters of a notebook")
     params.add_argument("notebook", help="path, name or number")
     data = command("data", "only make the data of a profile: fetch the CT, project every view")
+    paper.add_argument(
+        "--retrain", default="", metavar="NAMES", help="trainings of 06 to do though their weights are shipped, or all"
+    )
     train = command("train", "only train the network of a profile, on several processes or GPUs where asked")
+    train.add_argument("--method", default="", metavar="NAMES", help="trainings of 06 instead, by comma, or all")
     train.add_argument("--processes", type=int, default=1, metavar="N", help="processes that share the batch")
     status = command("status", "say what is fresh, what is stale and why")
+    ship = command("ship", "put trained weights of 06 among those that the repository ships")
+    ship.add_argument("names", nargs="*", help="of trainings; none for all that are done")
     publish = command("publish", "copy the figures of a profile to figures/")
     site = command("site", "make a static site of the executed notebooks and all figures")
-    for one in (paper, data, train, status, publish, site):
+    for one in (paper, data, train, status, ship, publish, site):
         one.add_argument("--profile", default="auto", help="smoke, cpu, gpu, paper, or auto (gpu where there is one)")
     for one in (paper, data, train, status):
         one.add_argument("--data", default="", metavar="DIR", help="your own images: one folder per domain")
@@ -59,13 +65,33 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--print-commands", action="store_true", help="print one shell line for each run and stop")
     grid.add_argument("--run", type=int, metavar="I", help="only the run of this number")
     grid.add_argument("--limit", type=int, default=2000, metavar="RUNS", help="refuse a grid of more runs than this")
-    for one in (paper, run, data, train, status, publish, site, grid):
+    for one in (paper, run, data, train, status, ship, publish, site, grid):
         one.add_argument("--out", default=".", metavar="DIR", help="where runs/ and build/ go")
     doctor = command("doctor", "look at this machine: what is missing, what it costs, what mends it")
     doctor.add_argument("--out", default=".", metavar="DIR", help="where runs/ and build/ would go")
     figinfo = command("figinfo", "say how a figure was made, and the command that makes it again")
     figinfo.add_argument("figure", nargs="+", help="a PNG, PDF, SVG, CSV or MD file")
+    _translate_words(command("translate", "translate a folder of your own images, file by file, in kind"))
     return top
+
+
+def _translate_words(one: argparse.ArgumentParser) -> None:
+    one.add_argument("input", metavar="IN", help="folder of PNG, TIFF, JPEG or DICOM files, with sub-folders or not")
+    one.add_argument("output", metavar="OUT", help="folder for the translations, which keep names, sizes and depths")
+    one.add_argument("--method", default="", metavar="NAME", help="what the checkpoint holds, or one on top of it")
+    one.add_argument("--checkpoint", default="", metavar="DIR", help="of a training, such as runs/cpu/network-…")
+    one.add_argument("--training", default="", metavar="DIR", help="images, one folder per domain, to fit a method to")
+    one.add_argument("--size", type=int, metavar="PIXELS", help="resize the images of --training to this shorter side")
+    one.add_argument("--base", default="", metavar="DIR", help="checkpoint that a method's adapters were trained on")
+    one.add_argument("--source", default="", metavar="DOMAIN", help="of the images; a method for one pair knows it")
+    one.add_argument("--target", default="", metavar="DOMAIN", help="wanted; a method for one pair knows it")
+    one.add_argument("--tau", metavar="TAU", help="where the legs meet: 1 keeps the image, 0 goes through noise")
+    one.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="another knob; repeat for more")
+    one.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of how a method is made")
+    one.add_argument("--overwrite", action="store_true", help="make translations that are there already again")
+    one.add_argument("--batch", type=int, default=1, metavar="N", help="images of equal size translated at once")
+    one.add_argument("--seed", type=int, default=0, help="of the noise of methods that draw some")
+    one.add_argument("--device", default="auto", help="cpu, cuda, or auto (cuda where there is one)")
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:
@@ -75,8 +101,10 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
 def _paper(options: argparse.Namespace) -> None:
     from medshift.repro.runner import paper
 
-    only = [name for name in options.only.split(",") if name]
+    only = _names(options.only)
     how = {"force": options.force, "limit": 60 * options.limit}
+    if options.retrain:
+        how["retrain"] = _names(options.retrain)
     paper(options.profile, only=only, out_dir=options.out, **how, **_common(options))
 
 
@@ -111,10 +139,18 @@ def _data(options: argparse.Namespace) -> None:
     print(f"{'Made' if made.built else 'Already made'}: {made.folder}")
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _train(options: argparse.Namespace) -> None:
-    from medshift.repro.launch import train_network
+    from medshift.repro.launch import train_methods, train_network
 
     values = {"profile": options.profile, "out_dir": options.out, **_common(options)}
+    if options.method:
+        for made in train_methods(values, _names(options.method)):
+            print(f"{'Trained' if made.built else 'Already trained'}: {made.folder}")
+        return
     made = train_network(values, processes=options.processes)
     print(f"{'Trained' if made.built else 'Already trained'}: {made.folder}")
 
@@ -123,6 +159,13 @@ def _status(options: argparse.Namespace) -> None:
     from medshift.repro.status import report
 
     print(report(options.profile, out_dir=options.out, **_common(options)))
+
+
+def _ship(options: argparse.Namespace) -> None:
+    from medshift.repro.shipping import ship
+
+    for folder in ship(options.profile, options.names, out_dir=options.out):
+        print(folder)
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -166,6 +209,30 @@ def _figinfo(options: argparse.Namespace) -> None:
     print("\n\n".join(describe(Path(figure)) for figure in options.figure))
 
 
+def _translate(options: argparse.Namespace) -> None:
+    from medshift.folder_translation import check_folders, translate_folder
+    from medshift.opening import open_asked
+    from medshift.repro.run import pick_device
+    from medshift.repro.values import parse_pairs
+
+    check_folders(options.input, options.output)
+    tau = [] if options.tau is None else [("tau", options.tau)]
+    knobs = parse_pairs([*_named(options.set), *tau])
+    device = "cpu" if options.training else pick_device(options.device)
+    asked = {name: getattr(options, name) for name in ("checkpoint", "training", "base", "size", "source", "target")}
+    made = parse_pairs(_named(options.option))
+    translator, source, target = open_asked(options.method, **asked, device=device, options=made)
+    how = {"overwrite": options.overwrite, "batch": options.batch, "seed": options.seed, "device": device}
+    print(f"{translate_folder(translator, source, target, options.input, options.output, knobs=knobs, **how)}.")
+
+
+def _named(words: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [word.partition("=") for word in words]
+    if wrong := [name for name, sign, value in pairs if not (name and sign and value)]:
+        raise ParameterError(f"{wrong[0]!r} has no value; write NAME=VALUE.")
+    return [(name, value) for name, _, value in pairs]
+
+
 COMMANDS = {
     "paper": _paper,
     "run": _run,
@@ -173,11 +240,13 @@ COMMANDS = {
     "data": _data,
     "train": _train,
     "status": _status,
+    "ship": _ship,
     "publish": _publish,
     "site": _site,
     "grid": _grid,
     "doctor": _doctor,
     "figinfo": _figinfo,
+    "translate": _translate,
 }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medshift.errors import ParameterError, TrainingError
+from medshift.repro.comparison import ALL, TRAININGS
 from medshift.repro.run import configure
 from medshift.repro.stage import Stage, locked, write_json
 
@@ -52,6 +53,21 @@ def train_network(values: Mapping[str, Any], *, processes: int = 1) -> Stage:
             write_json(partial / "request.json", request)
             _torchrun(partial / "request.json", processes)
     return run.stage("network")
+
+
+def train_methods(values: Mapping[str, Any], names: Sequence[str]) -> list[Stage]:
+    """The finished trainings of these names of the comparison, whatever weights are shipped.
+
+    Args:
+        values: parameters every notebook has: profile, seed, overrides, out_dir.
+        names: of `medshift.repro.comparison.TRAININGS`, or ``all``.
+
+    Raises:
+        ParameterError: an unknown name.
+    """
+    run = configure("06_baselines", {**values, "retrain": list(names)})
+    wanted = TRAININGS if ALL in names else names
+    return [run.stage(f"trained {name}") for name in wanted]
 
 
 def _torchrun(request: Path, processes: int) -> None:

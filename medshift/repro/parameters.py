@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from medshift.errors import ParameterError
+from medshift.repro.comparison import ALL, COMPARISON_STAGES, TRAININGS
 from medshift.repro.evidence import TRADEOFF_STAGES
 
 
@@ -115,6 +116,26 @@ class ManifoldParameters(Parameters):
     needs_truth = True
 
 
+class BaselineParameters(Parameters):
+    """Of 06_baselines."""
+
+    stages = ("views", "codec", "network", *COMPARISON_STAGES)
+    minutes = {"smoke": 2.0, "cpu": 25.0}
+    needs_truth = True
+
+    retrain: list[str] = Field(
+        [], description="trainings to do here although their weights are shipped, or `all`; hours on two cores"
+    )
+
+    @field_validator("retrain")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in (*TRAININGS, ALL):
+                raise ValueError(f"no training is called {name!r}; there are {', '.join((ALL, *TRAININGS))}")
+        return names
+
+
 class AblationParameters(Parameters):
     """Of 08_ablations."""
 
@@ -130,7 +151,7 @@ class AblationParameters(Parameters):
 class ClaimsParameters(Parameters):
     """Of 90_claims."""
 
-    read_tables = ("04_findings.csv", "05_findings.csv")
+    read_tables = ("04_findings.csv", "05_findings.csv", "06_findings.csv")
     read_files = ("claims.yaml",)
     minutes = {"smoke": 0.1, "cpu": 0.1}
 
@@ -141,6 +162,7 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
     "03_train": TrainParameters,
     "04_tau_tradeoff": TradeoffParameters,
     "05_shared_manifold": ManifoldParameters,
+    "06_baselines": BaselineParameters,
     "08_ablations": AblationParameters,
     "90_claims": ClaimsParameters,
 }

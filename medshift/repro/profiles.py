@@ -100,6 +100,20 @@ class EvidenceProfile(_Strict):
     neighbours: int = Field(ge=1)
 
 
+class ComparisonProfile(_Strict):
+    """The comparison of notebook 06.
+
+    Images that every trained method sees, and between its checkpoints; views of each tier; validation views on which
+    a free knob is chosen; trainings that are done live although their weights are shipped.
+    """
+
+    images: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=1)
+    views: dict[str, int]
+    searched: int = Field(ge=2)
+    live: list[str] = []
+
+
 class Profile(_Strict):
     """Everything that a profile decides."""
 
@@ -113,6 +127,7 @@ class Profile(_Strict):
     train: TrainProfile
     tradeoff: TradeoffProfile
     evidence: EvidenceProfile
+    comparison: ComparisonProfile
 
 
 def profile_folder() -> Path:

@@ -17,6 +17,7 @@ import yaml
 
 from medshift.errors import ParameterError
 from medshift.repro.cells import model_of, notebook_folder, parse_cell
+from medshift.repro.comparison import comparison_plans
 from medshift.repro.evidence import evidence_plans
 from medshift.repro.keys import digest
 from medshift.repro.parameters import Parameters, check
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from medshift.repro.grid import Grid
 
 PLACES = ("out_dir", "data", "device", "offline")  # parameters that say where and on what, not what
+SAME_FOLDER = ("retrain",)  # and one that says who made the weights of one recipe; it stands in every figure
 
 
 @dataclass
@@ -180,7 +182,8 @@ def plans_of(parameters: Parameters, profile: Profile) -> dict[str, Plan]:
     """The stages of a notebook's parameters."""
     own = parameters.model_dump(exclude=set(Parameters.model_fields))
     made = plans(profile, seed=parameters.seed, data=parameters.data, **own)
-    return made | evidence_plans(profile, made, seed=parameters.seed)
+    evidence = evidence_plans(profile, made, seed=parameters.seed)
+    return made | evidence | comparison_plans(profile, made, seed=parameters.seed, retrain=own.get("retrain", ()))
 
 
 def profile_of(parameters: Parameters) -> Profile:
@@ -195,7 +198,7 @@ def variant(parameters: Parameters, profile: str) -> str:
     """``<profile>`` for default parameters, else ``<profile>-<number>``: no run overwrites another's figures."""
     changed = {
         name: value
-        for name, value in parameters.model_dump(exclude={"profile", *PLACES}).items()
+        for name, value in parameters.model_dump(exclude={"profile", *PLACES, *SAME_FOLDER}).items()
         if value != type(parameters).model_fields[name].default
     }
     if parameters.data and profile != "paper":

@@ -60,12 +60,13 @@ def paper_tasks(profile: str = "auto", *, only: Sequence[str] = (), out_dir: str
         profile: its name, or ``auto``.
         only: numbers or names of the notebooks wanted; all where empty.
         out_dir: holds runs/ and build/.
-        values: parameters that every notebook has.
+        values: parameters that every notebook has, and ``retrain`` of the comparison.
 
     Raises:
         ParameterError: see `task`; or a notebook is asked for that needs the truth of rendered views.
     """
     values["profile"] = profile
+    retrain = {"retrain": names} if (names := values.pop("retrain", [])) else {}
     names = select(only)
     made = profile_of(check(Parameters, {"out_dir": out_dir, **values}, "paper"))
     if made.source == "folders":
@@ -73,7 +74,8 @@ def paper_tasks(profile: str = "auto", *, only: Sequence[str] = (), out_dir: str
         if blind and only:
             raise ParameterError(f"{blind[0]} needs the truth of rendered views, which your own images do not have.")
         names = [name for name in names if name not in blind]
-    return [task(find_notebook(name), values, out_dir=out_dir) for name in names]
+    own = {name: retrain if "retrain" in NOTEBOOKS[name].model_fields else {} for name in names}
+    return [task(find_notebook(name), values | own[name], out_dir=out_dir) for name in names]
 
 
 def paper(

@@ -50,6 +50,7 @@ class Plan:
         arguments: JSON values that decide the result.
         inputs: plans of the stages it reads, by the name it knows them under.
         label: what a progress line calls the work.
+        also: full names of modules that its arguments choose, which count beside those that ``module`` imports.
     """
 
     name: str
@@ -57,11 +58,12 @@ class Plan:
     arguments: Mapping[str, Any]
     inputs: Mapping[str, Plan] = field(default_factory=dict)
     label: str = ""
+    also: tuple[str, ...] = ()
 
     @cached_property
     def parts(self) -> dict[str, Any]:
         """All that decides the result, by kind: stage, arguments, inputs, modules, packages."""
-        code = code_of([self.module])
+        code = code_of([self.module, *self.also])
         return {
             "stage": self.name,
             "arguments": json.loads(json.dumps(dict(self.arguments))),

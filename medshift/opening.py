@@ -1,0 +1,197 @@
+"""Open any method by its name: from a checkpoint, on top of one, or from training images.
+
+Three sorts of method, listed in `medshift.methods`: those trained for one pair, which their checkpoint names; those
+that come free with a trained MedShift; and those fitted to unpaired training images, which need no checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medshift.checkpoint import load
+from medshift.data.folders import read_folders
+from medshift.errors import CheckpointError, DataError, ParameterError
+from medshift.flow_training import KIND, load_flow
+from medshift.guidance import in_precision
+from medshift.schedules import autocast_dtype
+from medshift.translate import Domain, MedShift, Translator
+
+__all__ = ["open_asked", "open_fitted", "open_method", "trained_pair"]
+
+OWN = "medshift"
+TRAINING_IMAGES = 400  # of each domain, in file order
+
+
+def open_asked(
+    method: str,
+    *,
+    checkpoint: str = "",
+    training: str = "",
+    base: str = "",
+    size: int | None = None,
+    source: str = "",
+    target: str = "",
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Translator, str, str]:
+    """A method from the words of a command line, and the domains to translate from and to.
+
+    Args:
+        method: its name; empty for what the checkpoint holds.
+        checkpoint: folder; either this or `training` is given.
+        training: folder of images, see `open_fitted`.
+        base: see `open_method`.
+        size: see `open_fitted`.
+        source: domain; empty for that of a checkpoint for one pair.
+        target: likewise.
+        device: where to put the method.
+        options: see `open_method`.
+
+    Raises:
+        ParameterError: words that do not fit each other, or a domain is missing; see also the functions named.
+    """
+    if bool(checkpoint) == bool(training):
+        raise ParameterError("Give --checkpoint FOLDER, or --training FOLDER for a method fitted to images; one alone.")
+    if training and (base or options):
+        raise ParameterError("--base and --option go with --checkpoint; a method fitted to images takes neither.")
+    if checkpoint and size is not None:
+        raise ParameterError("--size is of the images of --training; images to translate keep their size.")
+    pair = trained_pair(Path(checkpoint)) if checkpoint else None
+    source, target = source or (pair[0] if pair else ""), target or (pair[1] if pair else "")
+    if not (source and target):
+        raise ParameterError("Give --source and --target: only a method trained for one pair knows its domains.")
+    if training:
+        return open_fitted(method, Path(training), size=size), source, target
+    held, under = Path(checkpoint), Path(base) if base else None
+    return open_method(held, name=method, device=device, base=under, options=options), source, target
+
+
+def open_method(
+    folder: Path,
+    *,
+    name: str = "",
+    device: str = "cpu",
+    base: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Translator:
+    """The method of a checkpoint, or one on top of it.
+
+    Args:
+        folder: a checkpoint's, or that of a training.
+        name: of the method: what the checkpoint holds, or one on top of a MedShift; empty for the former.
+        device: where to put it.
+        base: checkpoint folder of the MedShift that a method's adapters were trained on.
+        options: of a method on top of a MedShift that has to be told something once, such as a starting time.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one, or one of no method.
+        ParameterError: the checkpoint does not give the method asked for, or options it does not know.
+    """
+    from medshift import methods
+
+    if name in methods.FLOORS:
+        raise ParameterError(
+            f"{name!r} is fitted to training images and has no checkpoint: give a folder of images with one "
+            "sub-folder for each domain, by --training."
+        )
+    kind = _method(folder)["kind"]
+    if kind != KIND:
+        if name not in ("", kind):
+            raise ParameterError(f"The checkpoint {folder} is of {kind!r}, not of {name!r}. {_known()}")
+        if options:
+            raise ParameterError(f"A trained {kind!r} takes no options; its checkpoint says all.")
+        network = None if base is None else load_flow(base, device=device).network
+        return methods.open_trained(folder, device=device, base=network)
+    if name not in ("", OWN, KIND, *methods.FREE):
+        raise ParameterError(f"The checkpoint {folder} is of MedShift, which does not give {name!r}. {_known()}")
+    model = _medshift(folder, device)
+    if name in ("", OWN, KIND) and not options:
+        return model
+    try:
+        return methods.FREE[OWN if name in ("", KIND) else name](model, **(options or {}))
+    except TypeError as error:
+        raise ParameterError(f"{name or OWN} cannot be made ({error}); give --option NAME=VALUE as it asks.") from error
+
+
+def open_fitted(name: str, training: Path, *, size: int | None = None) -> Translator:
+    """A method fitted to training images; it works on the CPU.
+
+    Args:
+        name: one of `medshift.methods.FLOORS`.
+        training: folder with one sub-folder of images for each domain, see `medshift.data.folders`. At most 400
+            training images of each domain are read.
+        size: shorter side [pixels] to which these are resized; None where all are of one size. A blur or a spectrum
+            is in pixels, so it should be at the scale of the images to translate.
+
+    Raises:
+        ParameterError: no such method, or images of several sizes.
+        DataError: no folder, a domain without images, a damaged file.
+    """
+    from medshift import methods
+
+    if name not in methods.FLOORS:
+        raise ParameterError(
+            f"--method {name!r} is none of those fitted to training images, which are {', '.join(methods.FLOORS)}; "
+            "name one of these by --method, or give --checkpoint in place of --training."
+        )
+    found = read_folders(training, size=size)
+    images = [found.images(domain, "train", limit=TRAINING_IMAGES) for domain in found.domains]
+    made = methods.floor(name, images, found.domains)
+    sizes = {tuple(of.shape[-2:]) for of in images}
+    return _SameSize(made, sizes) if name == "nearest" else made
+
+
+def trained_pair(folder: Path) -> tuple[str, str] | None:
+    """Source and target of a checkpoint that was trained for one pair of domains, else None."""
+    pair = _method(folder).get("pair")
+    return None if pair is None else (str(pair[0]), str(pair[1]))
+
+
+def _method(folder: Path) -> dict[str, Any]:
+    held = load(folder, only=())
+    method = held.state.get("method")
+    if not isinstance(method, dict) or "kind" not in method:
+        raise CheckpointError(f"{held.path} is a checkpoint of no method; give the folder of a training.")
+    return method
+
+
+def _medshift(folder: Path, device: str) -> MedShift:
+    flow = load_flow(folder, device=device)
+    velocity = in_precision(flow.network, autocast_dtype(device))
+    return MedShift(velocity, flow.codec, len(flow.domains), flow.domains)
+
+
+def _known() -> str:
+    """What can be asked for, as the end of an error."""
+    from medshift import methods
+
+    free = ", ".join(dict.fromkeys((OWN, *methods.FREE)))
+    return (
+        f"From a MedShift's checkpoint come {free}; from their own {', '.join(methods.TRAINED)}; "
+        f"from training images (--training) {', '.join(methods.FLOORS)}."
+    )
+
+
+class _SameSize:
+    """A method whose results are training images, which refuses images of another size by a message."""
+
+    needs_pairs = False
+
+    def __init__(self, method: Translator, sizes: set[tuple[int, ...]]) -> None:
+        self.method, self.name, self.sizes = method, method.name, sizes
+
+    def translate(self, images: Tensor, source: Domain, target: Domain) -> Tensor:
+        """Images (B,1,H,W), of the training images' size."""
+        if self.sizes != {tuple(images.shape[-2:])}:
+            height, width = images.shape[-2:]
+            known = ", ".join(f"{w} × {h}" for h, w in sorted(self.sizes))
+            raise DataError(f"The image has {width} × {height} pixels, training images {known}; resize one of them.")
+        return self.method.translate(images, source, target)
+
+    def nfe(self) -> int:
+        """No network is evaluated."""
+        return self.method.nfe()

@@ -1,0 +1,260 @@
+"""The rows of 06_baselines and the plans behind them. No torch.
+
+Methods are trained for the first pair on equal numbers of images, or come from weights that the repository ships, if
+those were trained by the very recipe and on the very data of the profile. Every method translates in a stage of its
+own and is assessed in another, so that a change of one leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medshift.methods_index import FLOORS, FREE_MODULES, OTHERS, TRAINED
+from medshift.repro.evidence import PAIRS
+from medshift.repro.profiles import Profile
+from medshift.repro.stage import Plan
+
+PAIR = PAIRS[0]
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+TAUS = (0.01, 0.02, 0.05, 0.1, 0.3)  # from which validation chooses
+STRENGTHS = (0.1, 0.2, 0.3)  # SDEdit's in Table 1, and their tau of equal signal to noise under that schedule
+MATCHED = {0.1: 0.745, 0.2: 0.637, 0.3: 0.546}
+SEEDS = 4  # of a method whose noise is its own
+PUBLISHED_STEPS = {"solver": "euler", "grid": "uniform", "steps": 30}  # DDIM's, of Z-STAR
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        name: as it stands there.
+        group: which of the five blocks: floors, ceilings, MedShift, on its network, trained.
+        family: see `medshift.stages.compared`.
+        method: of the family; of ``trained`` the name of a `Training`.
+        options: of its constructor.
+        knobs: of its translations.
+        candidates: knobs to choose from on validation heads.
+        draws: of its noise.
+    """
+
+    name: str
+    group: str
+    family: str
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    candidates: tuple[Mapping[str, Any], ...] = ()
+    draws: int = 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: what is trained, on which other result, and the knobs of the translations that watch it."""
+
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""  # the training whose network it is built on
+    paired: bool = False
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+
+TRAININGS: Mapping[str, Training] = {
+    "same-budget": Training("medshift-same-budget", knobs={"tau": 0.02}),
+    "two-networks": Training("two-networks"),
+    "hierarchy-flow-0.1": Training("hierarchy-flow", {"style_weight": 0.1}),
+    "hierarchy-flow-0.25": Training("hierarchy-flow", {"style_weight": 0.25}),
+    "hierarchy-flow-0.4": Training("hierarchy-flow", {"style_weight": 0.4}),
+    "cyclegan": Training("cyclegan"),
+    "cut": Training("cut"),
+    "cyclegan-turbo": Training("cyclegan-turbo-style", base="same-budget"),
+    "unsb": Training("unsb"),
+    "bridge-independent": Training("direct-bridge", {"coupling": "independent"}),
+    "bridge-ot": Training("direct-bridge", {"coupling": "ot"}),
+    "bridge-independent-reflow": Training("direct-bridge-reflow", base="bridge-independent"),
+    "bridge-ot-reflow": Training("direct-bridge-reflow", base="bridge-ot"),
+    "paired-regressor": Training("paired-regressor", paired=True),
+}
+
+_TAUS = tuple({"tau": tau} for tau in TAUS)
+FLOOR, CEILING, OURS, FREE, TRAIN = "floors", "ceilings", "MedShift", "on MedShift's network", "trained for the pair"
+ROWS: tuple[Row, ...] = (
+    Row("doing nothing", FLOOR, "codec", "nothing"),
+    Row("codec round trip", FLOOR, "codec", "round trip"),
+    Row("histogram match", FLOOR, "floor", "histogram"),
+    Row("blur + tone curve", FLOOR, "floor", "blur-tone"),
+    Row("Fourier amplitudes (FDA)", FLOOR, "floor", "fourier"),
+    Row("nearest target training image", FLOOR, "floor", "nearest"),
+    Row("physics fit", FLOOR, "floor", "physics-fit", draws=SEEDS),
+    Row("re-simulation", CEILING, "resimulation", "resimulation", draws=SEEDS),
+    Row("paired regressor", CEILING, "trained", "paired-regressor"),
+    Row("noise twin", CEILING, "twin"),
+    Row("MedShift", OURS, "free", "medshift", candidates=_TAUS),
+    *(Row(f"MedShift τ={tau:g}", OURS, "free", "medshift", knobs={"tau": tau}) for tau in (0.6, 0.45, 0.3)),
+    Row("MedShift, same budget", OURS, "trained", "same-budget", candidates=_TAUS),
+    *(
+        Row(f"SDEdit st={s:g}", FREE, "free", "sdedit", knobs={"tau": MATCHED[s]}, draws=SEEDS)
+        for s in STRENGTHS
+    ),
+    Row("SDEdit", FREE, "free", "sdedit", candidates=_TAUS, draws=SEEDS),
+    Row("DDIB, one network", FREE, "free", "ddib"),
+    Row("DDIB, two networks", TRAIN, "trained", "two-networks"),
+    Row("CycleDiffusion", FREE, "free", "cycle-diffusion", candidates=_TAUS, draws=SEEDS),
+    Row("DDPM inversion, edit-friendly", FREE, "free", "edit-friendly", candidates=_TAUS, draws=SEEDS),
+    Row("FlowEdit", FREE, "free", "flow-edit", candidates=_TAUS, draws=SEEDS),
+    Row("RF-Solver", FREE, "free", "rf-solver", candidates=_TAUS),
+    Row("exact inverse of Euler", FREE, "free", "exact-inverse", candidates=_TAUS),
+    Row("forward-noised start", FREE, "free", "forward-noised", {"start": 0.95}, candidates=_TAUS, draws=SEEDS),
+    Row("Z-STAR", FREE, "attention", "z-star", knobs=PUBLISHED_STEPS),
+    # Enlarged, a network trained at one size does not come back from its own inversion at τ = 0.
+    Row("Z-STAR, twice the size, τ=0.3", FREE, "attention", "z-star", {"enlarge": 2}, {**PUBLISHED_STEPS, "tau": 0.3}),
+    *(
+        Row(f"Hierarchy Flow st={s:g}", TRAIN, "trained", f"hierarchy-flow-{s:g}")
+        for s in (0.1, 0.25, 0.4)
+    ),
+    Row("CycleGAN", TRAIN, "trained", "cyclegan"),
+    Row("CUT", TRAIN, "trained", "cut"),
+    Row("CycleGAN-Turbo-style (own backbone)", TRAIN, "trained", "cyclegan-turbo"),
+    *(Row(f"UNSB, {n} steps", TRAIN, "trained", "unsb", knobs={"steps": n}) for n in (1, 2, 3, 4, 5)),
+    Row("direct bridge, independent", TRAIN, "trained", "bridge-independent"),
+    Row("direct bridge, OT", TRAIN, "trained", "bridge-ot"),
+    Row("direct bridge, independent, reflow", TRAIN, "trained", "bridge-independent-reflow"),
+    Row("direct bridge, OT, reflow", TRAIN, "trained", "bridge-ot-reflow"),
+)  # fmt: skip
+
+
+def comparison_plans(
+    profile: Profile, made: Mapping[str, Plan], *, seed: int, retrain: Collection[str] = ()
+) -> dict[str, Plan]:
+    """All plans of the comparison by name: ``trained NAME`` or ``shipped NAME``, ``compared ROW``, ``assessed ROW``.
+
+    Args:
+        profile: how large everything is.
+        made: plans of ``views``, ``codec`` and ``network``.
+        seed: of every random number.
+        retrain: trainings that are done here even where their weights are shipped; ``all`` for all.
+    """
+    if profile.source == "folders":
+        return {}
+    found: dict[str, Plan] = {}
+    weights: dict[str, Plan] = {}
+    for name, training in TRAININGS.items():
+        live = _training(profile, made, training, weights, seed=seed)
+        shipped = None if {name, ALL} & {*retrain, *profile.comparison.live} else shipped_plan(profile, name, live)
+        weights[name] = shipped or live
+        found[f"{weights[name].name} {name}"] = weights[name]
+    for row in ROWS:
+        found[f"compared {row.name}"] = compared = _compared(profile, made, weights, row, seed=seed)
+        arguments = {
+            "source": PAIR[0],
+            "target": PAIR[1],
+            "roles": profile.comparison.views,
+            "headline": "T2",
+            "deep": ["ST-AlexNet", "Inception", "CLIP"],
+            "components": profile.evidence.components,
+            "neighbours": profile.evidence.neighbours,
+        }
+        inputs = {"views": made["views"], "compared": compared}
+        found[f"assessed {row.name}"] = Plan(
+            "assessed", "medshift.stages.assessed", arguments, inputs, f"assessing {row.name}"
+        )
+    return found
+
+
+def training_plan(profile: Profile, made: Mapping[str, Plan], name: str, *, seed: int) -> Plan:
+    """The plan of one training, as if nothing were shipped but what it is built on."""
+    weights: dict[str, Plan] = {}
+    for other, training in TRAININGS.items():
+        live = _training(profile, made, training, weights, seed=seed)
+        if other == name:
+            return live
+        weights[other] = shipped_plan(profile, other, live) or live
+    raise KeyError(name)
+
+
+def _training(
+    profile: Profile, made: Mapping[str, Plan], training: Training, weights: Mapping[str, Plan], *, seed: int
+) -> Plan:
+    own = profile.comparison
+    arguments = {
+        "kind": training.kind,
+        "config": dict(training.config),
+        "source": PAIR[0],
+        "target": PAIR[1],
+        "images": own.images,
+        "checkpoint_every": own.checkpoint_every,
+        "knobs": dict(training.knobs),
+        "seed": seed,
+    }
+    inputs = {"views": made["views"], "codec": made["codec"]}
+    if training.paired:
+        of_heads = {key: made["views"].arguments[key] for key in ("source", "sha256", "size")}
+        paired = {"domain": PAIR[0], **of_heads}
+        without = {"views": made["views"]}
+        inputs["paired"] = Plan("paired", "medshift.stages.paired_views", paired, without, "projecting pairs")
+    if training.base:
+        inputs["base"] = weights[training.base]
+    module = TRAINED[training.kind][0]
+    label = f"training {training.kind}"
+    return Plan("trained", "medshift.stages.trained", arguments, inputs, label, also=(module,))
+
+
+def recipe_of(plan: Plan) -> dict[str, Any]:
+    """What decides a training but its code: its arguments, its data, and what it is built on."""
+    kept: dict[str, Any] = {"arguments": dict(plan.arguments), "views": dict(plan.inputs["views"].arguments)}
+    kept["codec"] = dict(plan.inputs["codec"].arguments)
+    if "base" in plan.inputs:
+        base = plan.inputs["base"]
+        kept["base"] = base.arguments.get("sha256", "trained here")
+    return json.loads(json.dumps(kept))
+
+
+def shipped_plan(profile: Profile, name: str, live: Plan) -> Plan | None:
+    """The stage that takes the shipped weights of a training, where there are some of that very recipe."""
+    card = read_card(profile.name, name)
+    if card is None or card["recipe"] != recipe_of(live):
+        return None
+    arguments = {"profile": profile.name, "training": name, "sha256": card["sha256"]}
+    return Plan("shipped", "medshift.stages.shipped", arguments, {}, f"taking the weights of {name}")
+
+
+def read_card(profile: str, name: str) -> dict[str, Any] | None:
+    """What stands beside shipped weights, or None where there are none."""
+    path = WEIGHTS / profile / name / "card.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _compared(profile: Profile, made: Mapping[str, Plan], weights: Mapping[str, Plan], row: Row, *, seed: int) -> Plan:
+    own = profile.comparison
+    arguments = {
+        "family": row.family,
+        "method": TRAININGS[row.method].kind if row.family == "trained" else row.method,
+        "options": dict(row.options),
+        "knobs": dict(row.knobs),
+        "candidates": [dict(knobs) for knobs in row.candidates],
+        "draws": row.draws,
+        "source": PAIR[0],
+        "target": PAIR[1],
+        "roles": own.views,
+        "searched": own.searched,
+        "batch": profile.tradeoff.batch,
+        "seed": seed,
+    }
+    inputs = {"views": made["views"], "codec": made["codec"]}
+    if row.family in ("free", "attention"):
+        inputs["network"] = made["network"]
+    if row.family == "trained":
+        inputs["trained"] = weights[row.method]
+        if TRAININGS[row.method].kind == "cyclegan-turbo-style":
+            inputs["base"] = weights[TRAININGS[row.method].base]
+    also = {**FREE_MODULES, **FLOORS, **TRAINED, **OTHERS}.get(str(arguments["method"]))
+    modules = also[:1] if also else ()
+    return Plan("compared", "medshift.stages.compared", arguments, inputs, f"translating: {row.name}", also=modules)
+
+
+COMPARISON_STAGES = tuple(f"{stage} {row.name}" for row in ROWS for stage in ("compared", "assessed"))

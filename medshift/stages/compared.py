@@ -1,0 +1,229 @@
+"""Translate the views of a comparison with one method; its free knob, if it has one, is chosen on validation heads."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medshift import checkpoint
+from medshift.baselines.codec_round_trip import CodecRoundTrip
+from medshift.baselines.identity import Identity
+from medshift.data.domains import EXPOSURES, EvaluationSet
+from medshift.flow_training import load_flow
+from medshift.methods import floor, free, open_training, other
+from medshift.metrics.structure import psnr
+from medshift.network import VelocityNetwork
+from medshift.schedules import autocast_dtype
+from medshift.stages.calling import translated
+from medshift.stages.codec import open_codec
+from medshift.stages.images import STATISTICS_IMAGES, RenderedImages
+from medshift.stages.job import Job
+from medshift.stages.network import open_translator
+from medshift.translate import Codec, Translator
+
+STYLES = 5  # images of the target, the nearest in anatomy, that a style transfer takes in turn
+
+
+@dataclass
+class Opened:
+    """A method ready to translate, and what it costs."""
+
+    translator: Translator
+    codec: Codec
+    parameters: int = 0
+    in_training: int = 0
+    images_seen: int = 0
+    deviation: str = ""
+    styles: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def build(
+    job: Job,
+    *,
+    family: str,
+    method: str,
+    options: Mapping[str, Any],
+    knobs: Mapping[str, Any],
+    candidates: Sequence[Mapping[str, Any]],
+    draws: int,
+    source: str,
+    target: str,
+    roles: Mapping[str, int],
+    searched: int,
+    batch: int,
+    seed: int,
+) -> None:
+    """Write images.safetensors (half precision, ``<role>/<draw>``), facts.json and, after a search, search.csv.
+
+    Args:
+        job: its inputs ``views`` and ``codec``; ``network``, or ``trained`` and the ``base`` it is built on,
+            where the method needs them.
+        family: ``floor``, ``codec``, ``free``, ``attention``, ``trained``, ``resimulation`` or ``twin``.
+        method: which of the family.
+        options: of its constructor.
+        knobs: of its translations.
+        candidates: knobs to choose from by PSNR to the truth on validation views; none: ``knobs`` as they are.
+        draws: of the noise, each kept.
+        source: domain translated from.
+        target: domain translated to.
+        roles: tier -> its first so many views.
+        searched: validation views of the search.
+        batch: images translated at once.
+        seed: of the noise.
+    """
+    folder, device = job.inputs["views"], job.device
+    kept: dict[str, Tensor] = {}
+    if family in ("resimulation", "twin"):
+        for role, n in roles.items():
+            views = EvaluationSet(folder, role, limit=n)
+            for draw in range(draws):
+                kept[f"{role}/{draw}"] = _without_translator(family, folder, views, source, target, draw)
+        _write(job, kept, {"nfe": 0, "knobs": {}, "seconds_per_image": float("nan")} | _costs(None))
+        return
+    made = _open(job, family, method, options, source, target)
+    chosen = dict(knobs)
+    if candidates:
+        chosen |= _search(job, made, [dict(knobs) | dict(c) for c in candidates], source, target, searched, batch, seed)
+    seconds = 0.0
+    for k, (role, n) in enumerate(roles.items()):
+        images = EvaluationSet(folder, role, limit=n).exposure(source, 0)
+        for draw in range(draws):
+            start = time.perf_counter()
+            kept[f"{role}/{draw}"] = _all(made, images, source, target, chosen, batch, device, (seed, draw))
+            seconds += (time.perf_counter() - start) / (len(images) * len(roles) * draws)
+            job.progress((k + (draw + 1) / draws) / len(roles), method)
+    facts = {"nfe": made.translator.nfe(**chosen), "knobs": chosen, "seconds_per_image": seconds}
+    _write(job, kept, facts | _costs(made))
+
+
+def _all(
+    made: Opened,
+    images: Tensor,
+    source: str,
+    target: str,
+    knobs: Mapping[str, Any],
+    batch: int,
+    device: str,
+    seed: tuple[int, ...],
+) -> Tensor:
+    """Translations (N,1,H,W); where a method has styles, image i takes the (i mod styles)-th nearest of its own."""
+
+    def some(part: Tensor, given: Mapping[str, Any]) -> Tensor:
+        return translated(
+            made.translator, made.codec, part, source, target, given, batch=batch, device=device, seed=seed
+        )
+
+    if not made.styles:
+        return some(images, knobs)
+    output = torch.empty_like(images)
+    for style in range(min(made.styles, len(images))):
+        output[style :: made.styles] = some(images[style :: made.styles], dict(knobs) | {"style": style})
+    return output
+
+
+def _write(job: Job, images: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    save_file({name: part.half().contiguous() for name, part in images.items()}, job.folder / "images.safetensors")
+    (job.folder / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def _costs(made: Opened | None) -> dict[str, Any]:
+    if made is None:
+        return {"parameters": 0, "in_training": 0, "images_seen": 0, "deviation": ""}
+    names = ("parameters", "in_training", "images_seen", "deviation")
+    return {name: getattr(made, name) for name in names} | made.extra
+
+
+def _without_translator(family: str, folder: Path, views: EvaluationSet, source: str, target: str, draw: int) -> Tensor:
+    if family == "twin":
+        return views.exposure(target, 1 + draw % (EXPOSURES - 1))
+    return other(family)(folder).resimulated(views, source, target, draw)
+
+
+def _open(job: Job, family: str, method: str, options: Mapping[str, Any], source: str, target: str) -> Opened:
+    codec = open_codec(job.inputs["codec"], job.device)
+    if family == "codec":
+        return Opened(CodecRoundTrip(codec) if method == "round trip" else Identity(), codec)
+    if family == "floor":
+        images = RenderedImages(job.inputs["views"])
+        return Opened(floor(method, images.training(STATISTICS_IMAGES), images.domains), codec)
+    if family == "trained":
+        return _trained(job)
+    model = open_translator(job.inputs["network"], job.device)
+    flow = load_flow(job.inputs["network"], device=job.device)
+    size, seen = _size([flow.network]), int(flow.state["images"])
+    if family == "free":
+        return Opened(free(method, model, **options), model.codec, size, size, seen)
+    images = RenderedImages(job.inputs["views"])
+    training = images.training(STATISTICS_IMAGES)
+    made = other(method)(
+        flow.network, flow.codec, training, images.domains, precision=autocast_dtype(job.device), **options
+    )
+    return Opened(made, flow.codec, size, size, seen, styles=STYLES)
+
+
+def _trained(job: Job) -> Opened:
+    nets: dict[str, VelocityNetwork] = {}
+    if "base" in job.inputs:
+        network = open_training(job.inputs["base"], device=job.device).modules()["network"]
+        assert isinstance(network, VelocityNetwork)
+        nets["base"] = network
+    folder = job.inputs["trained"]
+    made = open_training(folder, device=job.device, nets=nets)
+    modules = {name: module for name, module in made.modules().items() if name != "codec"}
+    codec = made.modules()["codec"]
+    state = checkpoint.load(folder, only=()).state
+    under = _size(nets.values())
+    kept = _size([modules[name] for name in made.kept]) + under
+    total = int(state.get("parameters_in_training", 0)) or _size(modules.values()) + under
+    found = Opened(made.translator(), codec, kept, total, int(state["images"]), made.deviation)  # type: ignore[arg-type]
+    watched = folder / "watched.jsonl"
+    if watched.is_file():
+        looks = (json.loads(line) for line in watched.read_text().splitlines())
+        found.extra["watched"] = list({look["step"]: look for look in looks}.values())  # a resumed run repeats some
+    return found
+
+
+def _size(modules: Any) -> int:
+    return sum(p.numel() for module in modules if isinstance(module, nn.Module) for p in module.parameters())
+
+
+def _search(
+    job: Job,
+    made: Opened,
+    candidates: Sequence[Mapping[str, Any]],
+    source: str,
+    target: str,
+    searched: int,
+    batch: int,
+    seed: int,
+) -> Mapping[str, Any]:
+    """The candidate with the best mean PSNR to the truth on validation views; all of them in search.csv."""
+    views = EvaluationSet(job.inputs["views"], "validation", limit=searched)
+    images, truth, mask = views.exposure(source, 0), views.clean(target), views.open_field
+    rows = []
+    for knobs in candidates:
+        output = translated(
+            made.translator, made.codec, images, source, target, knobs, batch=batch, device=job.device, seed=(seed, 0)
+        )
+        rows.append({"knobs": json.dumps(dict(knobs)), "psnr": float(psnr(output, truth, mask).mean())})
+    table = pd.DataFrame(rows)
+    table.to_csv(job.folder / "search.csv", index=False)
+    return candidates[int(table["psnr"].to_numpy().argmax())]
+
+
+def load_compared(folder: Path) -> dict[str, list[Tensor]]:
+    """Role -> images (N,1,H,W), float32, one entry a draw."""
+    found: dict[str, list[Tensor]] = {}
+    for name, images in sorted(load_file(folder / "images.safetensors").items()):
+        found.setdefault(name.rpartition("/")[0], []).append(images.float())
+    return found

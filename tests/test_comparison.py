@@ -1,0 +1,289 @@
+"""The comparison: who may be ranked, whose weights are taken, and that no batch decides a translation."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medshift import checkpoint
+from medshift.codec import PatchCodec
+from medshift.data.domains import DOMAINS
+from medshift.errors import CheckpointError, ParameterError
+from medshift.knobs import draws_of
+from medshift.methods import FREE, free, kept_weights, open_training, training
+from medshift.methods_index import FLOORS, FREE_MODULES, TRAINED
+from medshift.pairwise import Pair, encoded_halves
+from medshift.repro import comparison, shipping
+from medshift.repro.comparison import ROWS, TRAININGS, comparison_plans, recipe_of, training_plan
+from medshift.repro.parameters import NOTEBOOKS, check
+from medshift.repro.pipeline import plans
+from medshift.repro.profiles import load_profile
+from medshift.repro.stage import Plan
+from medshift.results.baselines import HIGHER, Entry, headroom_of, ranks_of
+from medshift.stages import paired_views, shipped, trained
+from medshift.stages.calling import translated
+from medshift.stages.halves import halves
+from medshift.stages.job import Job
+
+SOURCE, TARGET = "synthetic-high", "real-normal"
+
+
+# Batches of a pair
+
+
+def test_halves_are_the_source_then_the_target_and_never_a_view_of_both(stage_inputs):
+    draw = halves(stage_inputs["views"], SOURCE, TARGET, 8, device="cpu")
+    images, labels = draw(0, torch.Generator().manual_seed(1))
+    assert labels.tolist() == [DOMAINS.index(SOURCE)] * 4 + [DOMAINS.index(TARGET)] * 4
+    again, _ = draw(5, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(images, again, rtol=0, atol=0)  # the generator alone decides
+    views = pd.read_csv(stage_inputs["views"] / "views.csv")
+    poses = {
+        d: set(map(tuple, views[views["role"] == f"train:{d}"].iloc[:, -6:].round(6).to_numpy()))
+        for d in (SOURCE, TARGET)
+    }
+    assert not poses[SOURCE] & poses[TARGET]
+    with pytest.raises(ParameterError, match="no two halves"):
+        halves(stage_inputs["views"], SOURCE, TARGET, 7, device="cpu")
+
+
+def test_pairs_show_one_view_twice(stage_inputs, tmp_path):
+    paired_views.build(Job(tmp_path, stage_inputs), domain=SOURCE, source="phantom", sha256="", size=16)
+    draw = halves(stage_inputs["views"], SOURCE, TARGET, 8, device="cpu", paired=str(tmp_path))
+    images, _ = draw(0, torch.Generator().manual_seed(2))
+    source, target = images.flatten(1).chunk(2)
+    together = torch.corrcoef(torch.cat([source, target]))[:4, 4:]
+    assert together.diagonal().min() > together[~torch.eye(4, dtype=torch.bool)].max()
+
+
+def test_an_odd_batch_has_no_halves():
+    with pytest.raises(ParameterError, match="even number"):
+        encoded_halves(PatchCodec(2), [torch.zeros(3, 1, 8, 8)])
+
+
+# Calling
+
+
+class Noisy:
+    """Adds its noise to the image; two draws, of which the second counts."""
+
+    name, needs_pairs = "noisy", False
+
+    def draws(self, **knobs):
+        return 2
+
+    def translate(self, images, source, target, *, noise, **knobs):
+        return images + noise[:, 1].mean(dim=(1, 2, 3))[:, None, None, None]
+
+    def nfe(self, **knobs):
+        return 0
+
+
+class Once(Noisy):
+    """Asks for one noise without saying so by `draws`, in image space."""
+
+    draws = property()  # type: ignore[assignment]
+    noise_space = "image"
+
+    def translate(self, images, source, target, *, noise, **knobs):
+        assert noise.shape == images.shape
+        return images + noise
+
+
+def test_the_noise_of_an_image_does_not_depend_on_its_batch():
+    images, codec = torch.rand(5, 1, 8, 8), PatchCodec(2)
+    for method, draws in ((Noisy(), 2), (Once(), 1)):
+        assert draws_of(method, {}) == draws
+        runs = [translated(method, codec, images, "a", "b", {}, batch=n, seed=(3, 1)) for n in (1, 2, 5)]
+        for other in runs[1:]:
+            torch.testing.assert_close(other, runs[0], rtol=0, atol=0)
+        other_seed = translated(method, codec, images, "a", "b", {}, batch=5, seed=(3, 2))
+        assert not torch.allclose(other_seed, runs[0])
+
+
+# The registry
+
+
+def test_every_row_names_a_method_that_is_there():
+    for row in ROWS:
+        known = {"floor": FLOORS, "free": FREE_MODULES, "trained": TRAININGS}.get(row.family)
+        assert known is None or row.method in known, row.name
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert {t.kind for t in TRAININGS.values()} <= set(TRAINED)
+    assert set(FREE) == set(FREE_MODULES)
+
+
+def test_an_unknown_method_is_told_with_those_there_are():
+    with pytest.raises(ParameterError, match="there are medshift-same-budget"):
+        training("cycle", PatchCodec(2), Pair("a", "b", ("a", "b")), {})
+    with pytest.raises(ParameterError, match="nothing of the kind|not what it knows"):
+        training("cut", PatchCodec(2), Pair("a", "b", ("a", "b")), {"lambda": 3})
+    with pytest.raises(ParameterError, match="there are medshift, sdedit"):
+        free("ddim", None)  # type: ignore[arg-type]
+
+
+# Plans, and shipped weights
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    profile = load_profile("smoke", {"comparison.images": "32"})
+    return profile, plans(profile, seed=0)
+
+
+def test_a_baselines_own_module_is_part_of_its_key_and_of_no_others(smoke):
+    profile, made = smoke
+    found = comparison_plans(profile, made, seed=0)
+    assert "medshift.baselines.cut" in found["trained cut"].parts["modules"]
+    assert "medshift.baselines.cut" not in found["trained unsb"].parts["modules"]
+    assert "medshift.baselines.cut" in found["compared CUT"].parts["modules"]
+    assert "medshift.baselines.cut" not in found["compared MedShift"].parts["modules"]
+    plain = Plan("x", "medshift.stages.job", {})
+    assert dataclasses.replace(plain, also=("medshift.flow",)).key != plain.key
+
+
+def test_retraining_is_a_parameter_with_known_names():
+    model = NOTEBOOKS["06_baselines"]
+    assert check(model, {"retrain": ["cut", "all"]}, "06").retrain == ["cut", "all"]
+    with pytest.raises(ParameterError, match="no training is called 'cot'"):
+        check(model, {"retrain": ["cot"]}, "06")
+
+
+@pytest.fixture(scope="module")
+def trained_here(smoke, tmp_path_factory):
+    """A training of the smallest kind in a runs folder, and the folder of weights it is shipped to."""
+    profile, made = smoke
+    out, weights = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("weights")
+    plan = training_plan(profile, made, "bridge-independent", seed=0)
+    stage = plan.ensure(out / "runs" / "smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (comparison, shipping, shipped):
+            patch.setattr(module, "WEIGHTS", weights)
+        patch.setattr(shipping, "profile_of", lambda parameters: profile)
+        shipping.ship("smoke", ["bridge-independent"], out_dir=str(out))
+        yield profile, made, stage, weights
+
+
+def test_shipped_weights_are_the_trained_averages_in_half_precision(trained_here, tmp_path):
+    profile, made, stage, weights = trained_here
+    folder = weights / "smoke" / "bridge-independent"
+    card = json.loads((folder / "card.json").read_text())
+    assert card["megabytes"] < shipping.LARGEST_MB and card["made"]["images"] == 32
+    shipped.build(Job(tmp_path), profile="smoke", training="bridge-independent", sha256=card["sha256"])
+    here, there = open_training(tmp_path), open_training(stage.folder)
+    for name in here.kept:
+        for key, value in there.modules()[name].state_dict().items():
+            torch.testing.assert_close(here.modules()[name].state_dict()[key], value.half().float(), rtol=0, atol=0)
+    held = checkpoint.load(stage.folder)
+    average = {k[7:]: v for k, v in held.tensors["network-ema"].items() if k.startswith("module.")}
+    assert all(torch.equal(average[k], v) for k, v in kept_weights(held, "network").items())
+
+
+def test_shipped_weights_are_taken_for_their_very_recipe_alone(trained_here):
+    profile, made, stage, weights = trained_here
+    found = comparison_plans(profile, made, seed=0)
+    assert "shipped bridge-independent" in found and "trained bridge-independent" not in found
+    # What is built on them says so in its key; what is retrained is not taken.
+    assert found["trained bridge-independent-reflow"].inputs["base"].name == "shipped"
+    assert "trained bridge-independent" in comparison_plans(profile, made, seed=0, retrain=["bridge-independent"])
+    assert "trained bridge-independent" in comparison_plans(profile, made, seed=1)
+    longer = profile.model_copy(update={"comparison": profile.comparison.model_copy(update={"images": 48})})
+    assert "trained bridge-independent" in comparison_plans(longer, made, seed=0)
+    other = load_profile("smoke", {"size": "16"})
+    assert "trained bridge-independent" in comparison_plans(other, plans(other, seed=0), seed=0)
+    live = training_plan(profile, made, "bridge-independent", seed=0)
+    card = json.loads((weights / "smoke" / "bridge-independent" / "card.json").read_text())
+    assert card["recipe"] == recipe_of(live)
+
+
+def test_weights_that_are_not_those_of_their_card_are_refused(trained_here, tmp_path):
+    with pytest.raises(CheckpointError, match="not those of their card"):
+        shipped.build(Job(tmp_path), profile="smoke", training="bridge-independent", sha256="0" * 64)
+
+
+def test_a_training_is_watched_with_its_averages_and_resumes_to_the_same_end(smoke, tmp_path):
+    profile, made = smoke
+    plan = training_plan(profile, made, "bridge-independent", seed=0)
+    inputs = {name: p.ensure(tmp_path / "runs").folder for name, p in plan.inputs.items()}
+    facts = []
+    for k in range(2):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        facts.append(trained.build(Job(folder, inputs), **plan.arguments))
+        rows = [json.loads(line) for line in (folder / "watched.jsonl").read_text().splitlines()]
+        assert rows[-1]["images"] == 32 and all(np.isfinite(row["mae"]) for row in rows)
+    assert facts[0] == facts[1]
+
+
+# Who may be ranked
+
+
+def entry(
+    name: str, group: str, tmp_path: Path, *, psnr: float, kid: float = 0.1, watched: list | None = None
+) -> Entry:
+    folder = tmp_path / name
+    folder.mkdir()
+    rng = np.random.default_rng(len(name))
+    n = 12
+    table = pd.DataFrame(
+        {
+            "role": "T2",
+            "view": range(n),
+            "head": [k % 3 for k in range(n)],
+            "region": "frontal",
+            "insert": "",
+            "draw": 0,
+        }
+    )
+    for column in ("psnr_clean", "ssim_clean", "ssim_source", "st_lpips_source", "high_pass", "high_pass_target"):
+        table[column] = psnr + rng.normal(0, 0.01, n)
+    table.to_csv(folder / "scores.csv", index=False)
+    rows = [
+        {"draw": 0, "metric": m, "features": "ST-AlexNet", "value": kid}
+        for m in ("FID", "KID", "coverage", "conditional FID")
+    ]
+    pd.DataFrame(rows).to_csv(folder / "sets.csv", index=False)
+    (folder / "facts.json").write_text(
+        json.dumps({"nfe": 1, "knobs": {}, "watched": watched} if watched else {"nfe": 1, "knobs": {}})
+    )
+    return Entry(name, group, folder, folder)
+
+
+def curve(last: float) -> list[dict[str, float]]:
+    """A curve of 25 looks that falls to 1 and moves by ``last`` of it over its last fifth."""
+    flat = [{"images": 100 * k, "mae": 3.0 - 0.1 * k} for k in range(1, 20)]
+    return flat + [{"images": 100 * k, "mae": 1.0 + last * (25 - k) / 5} for k in range(20, 26)]
+
+
+def test_a_curve_that_still_moves_by_more_than_two_percent_is_not_converged(tmp_path):
+    still = entry("still", "g", tmp_path, psnr=30, watched=curve(0.03))
+    done = entry("done", "g", tmp_path, psnr=30, watched=curve(0.015))
+    noisy = entry(
+        "noisy", "g", tmp_path, psnr=30, watched=[r | {"mae": 1 + 0.004 * (-1) ** k} for k, r in enumerate(curve(0))]
+    )
+    assert still.moved == pytest.approx(0.03, rel=0.05) and not still.converged
+    assert done.moved == pytest.approx(0.015, rel=0.05) and done.converged
+    assert noisy.converged  # noise around a level is no trend
+    assert entry("free", "g", tmp_path, psnr=30).converged
+
+
+def test_headroom_is_the_share_of_the_way_from_the_best_floor_to_the_twin(tmp_path):
+    floors = [entry("low", "f", tmp_path, psnr=20), entry("high", "f", tmp_path, psnr=24)]
+    twin = entry("twin!", "c", tmp_path, psnr=34)
+    found = headroom_of(entry("method", "m", tmp_path, psnr=29), floors, twin)
+    assert found.mean == pytest.approx(0.5, abs=0.01) and found.low <= found.mean <= found.high
+
+
+def test_ranks_are_those_of_the_library_of_ranks_and_leave_out_what_ranks_nothing(tmp_path):
+    entries = [
+        entry(n, "m", tmp_path, psnr=p, kid=k) for n, p, k in (("a", 30, 0.3), ("bb", 20, 0.1), ("ccc", 25, 0.2))
+    ]
+    ranks = ranks_of(entries)
+    # Structure (ST-LPIPS and SSIM hold the same numbers here, one of them the better for being low) and FID decide.
+    assert list(ranks.index) == ["a", "bb", "ccc"] and ranks["paper's rank"].tolist() == [2.0, 2.0, 2.0]
+    assert set(HIGHER) == {"cfid", "coverage", "kid", "st_lpips", "ssim"}
+    assert ranks_of(entries[:1]).empty
