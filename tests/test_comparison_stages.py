@@ -40,7 +40,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def row(inputs: dict[str, Path], folder: Path, **changes) -> tuple[dict, dict]:
     arguments = {"family": "free", "method": "medshift", "options": {}, "knobs": {}, "candidates": [], "draws": 1,
                  **PAIR,
-                 "roles": ROLES, "searched": 4, "batch": 5, "seed": 1}  # fmt: skip
+                 "roles": ROLES, "headline": "T2", "searched": 4, "batch": 5, "seed": 1}  # fmt: skip
     folder.mkdir(exist_ok=True)
     compared.build(Job(folder, inputs), **(arguments | changes))
     return load_compared(folder), json.loads((folder / "facts.json").read_text())

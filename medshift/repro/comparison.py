@@ -20,12 +20,10 @@ from medshift.repro.stage import Plan
 
 PAIR = PAIRS[0]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-TAUS = (0.01, 0.02, 0.05, 0.1, 0.3)  # from which validation chooses
 STRENGTHS = (0.1, 0.2, 0.3)  # SDEdit's in Table 1, and their tau of equal signal to noise under that schedule
 MATCHED = {0.1: 0.745, 0.2: 0.637, 0.3: 0.546}
-SEEDS = 4  # of a method whose noise is its own
 PUBLISHED_STEPS = {"solver": "euler", "grid": "uniform", "steps": 30}  # DDIM's, of Z-STAR
-ALL = "all"
+ALL, HEADLINE = "all", "T2"
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Row:
         method: of the family; of ``trained`` the name of a `Training`.
         options: of its constructor.
         knobs: of its translations.
-        candidates: knobs to choose from on validation heads.
-        draws: of its noise.
+        chosen: whether its tau is chosen on validation heads.
+        random: whether it is judged over several draws of its noise.
     """
 
     name: str
@@ -49,8 +47,8 @@ class Row:
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Any] = field(default_factory=dict)
-    candidates: tuple[Mapping[str, Any], ...] = ()
-    draws: int = 1
+    chosen: bool = False
+    random: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ TRAININGS: Mapping[str, Training] = {
     "paired-regressor": Training("paired-regressor", paired=True),
 }
 
-_TAUS = tuple({"tau": tau} for tau in TAUS)
 FLOOR, CEILING, OURS, FREE, TRAIN = "floors", "ceilings", "MedShift", "on MedShift's network", "trained for the pair"
 ROWS: tuple[Row, ...] = (
     Row("doing nothing", FLOOR, "codec", "nothing"),
@@ -90,26 +87,26 @@ ROWS: tuple[Row, ...] = (
     Row("blur + tone curve", FLOOR, "floor", "blur-tone"),
     Row("Fourier amplitudes (FDA)", FLOOR, "floor", "fourier"),
     Row("nearest target training image", FLOOR, "floor", "nearest"),
-    Row("physics fit", FLOOR, "floor", "physics-fit", draws=SEEDS),
-    Row("re-simulation", CEILING, "resimulation", "resimulation", draws=SEEDS),
+    Row("physics fit", FLOOR, "floor", "physics-fit", random=True),
+    Row("re-simulation", CEILING, "resimulation", "resimulation", random=True),
     Row("paired regressor", CEILING, "trained", "paired-regressor"),
     Row("noise twin", CEILING, "twin"),
-    Row("MedShift", OURS, "free", "medshift", candidates=_TAUS),
+    Row("MedShift", OURS, "free", "medshift", chosen=True),
     *(Row(f"MedShift τ={tau:g}", OURS, "free", "medshift", knobs={"tau": tau}) for tau in (0.6, 0.45, 0.3)),
-    Row("MedShift, same budget", OURS, "trained", "same-budget", candidates=_TAUS),
+    Row("MedShift, same budget", OURS, "trained", "same-budget", chosen=True),
     *(
-        Row(f"SDEdit st={s:g}", FREE, "free", "sdedit", knobs={"tau": MATCHED[s]}, draws=SEEDS)
+        Row(f"SDEdit st={s:g}", FREE, "free", "sdedit", knobs={"tau": MATCHED[s]}, random=True)
         for s in STRENGTHS
     ),
-    Row("SDEdit", FREE, "free", "sdedit", candidates=_TAUS, draws=SEEDS),
+    Row("SDEdit", FREE, "free", "sdedit", chosen=True, random=True),
     Row("DDIB, one network", FREE, "free", "ddib"),
     Row("DDIB, two networks", TRAIN, "trained", "two-networks"),
-    Row("CycleDiffusion", FREE, "free", "cycle-diffusion", candidates=_TAUS, draws=SEEDS),
-    Row("DDPM inversion, edit-friendly", FREE, "free", "edit-friendly", candidates=_TAUS, draws=SEEDS),
-    Row("FlowEdit", FREE, "free", "flow-edit", candidates=_TAUS, draws=SEEDS),
-    Row("RF-Solver", FREE, "free", "rf-solver", candidates=_TAUS),
-    Row("exact inverse of Euler", FREE, "free", "exact-inverse", candidates=_TAUS),
-    Row("forward-noised start", FREE, "free", "forward-noised", {"start": 0.95}, candidates=_TAUS, draws=SEEDS),
+    Row("CycleDiffusion", FREE, "free", "cycle-diffusion", chosen=True),
+    Row("DDPM inversion, edit-friendly", FREE, "free", "edit-friendly", chosen=True),
+    Row("FlowEdit", FREE, "free", "flow-edit", chosen=True),
+    Row("RF-Solver", FREE, "free", "rf-solver", chosen=True),
+    Row("exact inverse of Euler", FREE, "free", "exact-inverse", chosen=True),
+    Row("forward-noised start", FREE, "free", "forward-noised", {"start": 0.95}, chosen=True),
     Row("Z-STAR", FREE, "attention", "z-star", knobs=PUBLISHED_STEPS),
     # Enlarged, a network trained at one size does not come back from its own inversion at τ = 0.
     Row("Z-STAR, twice the size, τ=0.3", FREE, "attention", "z-star", {"enlarge": 2}, {**PUBLISHED_STEPS, "tau": 0.3}),
@@ -154,7 +151,7 @@ def comparison_plans(
             "source": PAIR[0],
             "target": PAIR[1],
             "roles": profile.comparison.views,
-            "headline": "T2",
+            "headline": HEADLINE,
             "deep": ["ST-AlexNet", "Inception", "CLIP"],
             "components": profile.evidence.components,
             "neighbours": profile.evidence.neighbours,
@@ -236,11 +233,12 @@ def _compared(profile: Profile, made: Mapping[str, Plan], weights: Mapping[str, 
         "method": TRAININGS[row.method].kind if row.family == "trained" else row.method,
         "options": dict(row.options),
         "knobs": dict(row.knobs),
-        "candidates": [dict(knobs) for knobs in row.candidates],
-        "draws": row.draws,
+        "candidates": [{"tau": tau} for tau in own.taus] if row.chosen else [],
+        "draws": own.draws if row.random else 1,
         "source": PAIR[0],
         "target": PAIR[1],
         "roles": own.views,
+        "headline": HEADLINE,
         "searched": own.searched,
         "batch": profile.tradeoff.batch,
         "seed": seed,

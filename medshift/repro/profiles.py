@@ -104,13 +104,16 @@ class ComparisonProfile(_Strict):
     """The comparison of notebook 06.
 
     Images that every trained method sees, and between its checkpoints; views of each tier; validation views on which
-    a free knob is chosen; trainings that are done live although their weights are shipped.
+    tau is chosen, and the values it is chosen from; draws of noise for SDEdit and others that are quick; trainings that
+    are done live although their weights are shipped.
     """
 
     images: int = Field(ge=1)
     checkpoint_every: int = Field(ge=1)
     views: dict[str, int]
     searched: int = Field(ge=2)
+    taus: list[float] = Field(min_length=1)
+    draws: int = Field(ge=1)
     live: list[str] = []
 
 

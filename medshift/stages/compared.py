@@ -59,6 +59,7 @@ def build(
     source: str,
     target: str,
     roles: Mapping[str, int],
+    headline: str,
     searched: int,
     batch: int,
     seed: int,
@@ -73,10 +74,11 @@ def build(
         options: of its constructor.
         knobs: of its translations.
         candidates: knobs to choose from by PSNR to the truth on validation views; none: ``knobs`` as they are.
-        draws: of the noise, each kept.
+        draws: of the noise.
         source: domain translated from.
         target: domain translated to.
         roles: tier -> its first so many views.
+        headline: the tier of which every draw is kept; of the others the first.
         searched: validation views of the search.
         batch: images translated at once.
         seed: of the noise.
@@ -86,7 +88,7 @@ def build(
     if family in ("resimulation", "twin"):
         for role, n in roles.items():
             views = EvaluationSet(folder, role, limit=n)
-            for draw in range(draws):
+            for draw in range(draws if role == headline else 1):
                 kept[f"{role}/{draw}"] = _without_translator(family, folder, views, source, target, draw)
         _write(job, kept, {"nfe": 0, "knobs": {}, "seconds_per_image": float("nan")} | _costs(None))
         return
@@ -94,15 +96,16 @@ def build(
     chosen = dict(knobs)
     if candidates:
         chosen |= _search(job, made, [dict(knobs) | dict(c) for c in candidates], source, target, searched, batch, seed)
-    seconds = 0.0
+    seconds, translated_images = 0.0, 0
     for k, (role, n) in enumerate(roles.items()):
         images = EvaluationSet(folder, role, limit=n).exposure(source, 0)
-        for draw in range(draws):
+        for draw in range(draws if role == headline else 1):
             start = time.perf_counter()
             kept[f"{role}/{draw}"] = _all(made, images, source, target, chosen, batch, device, (seed, draw))
-            seconds += (time.perf_counter() - start) / (len(images) * len(roles) * draws)
+            seconds += time.perf_counter() - start
+            translated_images += len(images)
             job.progress((k + (draw + 1) / draws) / len(roles), method)
-    facts = {"nfe": made.translator.nfe(**chosen), "knobs": chosen, "seconds_per_image": seconds}
+    facts = {"nfe": made.translator.nfe(**chosen), "knobs": chosen, "seconds_per_image": seconds / translated_images}
     _write(job, kept, facts | _costs(made))
 
 
