@@ -75,21 +75,16 @@ def pareto_figure(entries: Sequence[Entry], judged: Path, pair: str, footer: str
 
 
 def panel_figure(
-    entries: Sequence[Entry], views: Path, source: str, target: str, footer: str, shown: Sequence[int] = (0, 5)
+    entries: Sequence[Entry], views: Path, source: str, target: str, footer: str, shown: int = 0
 ) -> tuple[str, Figure]:
-    """Caption and figure: what every method makes of two views, with its error to the truth below."""
+    """Caption and figure: what every method makes of one view, with its error to the truth below."""
     n = len(entries[0].of(HEADLINE))
     some = EvaluationSet(views, HEADLINE, limit=n)
-    entered, truth = some.exposure(source, 0), some.clean(target)
-    made = [load_compared(e.compared)[HEADLINE][0] for e in entries]
-    rows = [(entered[i], truth[i], [images[i] for images in made]) for i in shown if i < n]
-    figure = fig_methods(
-        rows, [e.name for e in entries], title=f"What each makes of a view: {source} > {target}", footer=footer
-    )
-    return (
-        f"Views of unseen heads by every method, errors to the noise-free truth below; {source} > {target}; {footer}.",
-        figure,
-    )
+    made = {e.name: load_compared(e.compared)[HEADLINE][0][shown % n] for e in entries}
+    entered, truth = some.exposure(source, 0)[shown % n], some.clean(target)[shown % n]
+    title = f"View {shown % n + 1} of unseen heads: {source} > {target}"
+    figure = fig_methods(entered, truth, made, title=title, footer=footer)
+    return f"{title}, by every method, errors to the noise-free truth below; {footer}.", figure
 
 
 def watched_figure(entries: Sequence[Entry], footer: str) -> tuple[str, Figure]:

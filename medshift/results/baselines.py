@@ -206,6 +206,19 @@ def cost_table(entries: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def search_table(entries: Sequence[Entry]) -> pd.DataFrame:
+    """What was tried on validation heads before any test view was seen: PSNR to the truth [dB] by tau."""
+    rows = []
+    for e in entries:
+        path = e.compared / "search.csv"
+        if path.is_file():
+            tried = pd.read_csv(path)
+            taus = [f"τ = {json.loads(knobs)['tau']:g}" for knobs in tried["knobs"]]
+            found = {tau: f"{psnr:.2f}" for tau, psnr in zip(taus, tried["psnr"], strict=True)}
+            rows.append({"method": e.name, **found, "chosen": taus[int(tried["psnr"].to_numpy().argmax())]})
+    return pd.DataFrame(rows).fillna("")
+
+
 def not_beating(entries: Sequence[Entry], floor: str) -> list[Entry]:
     """Trained methods whose KID is no better than that of the floor of this name."""
     limit = next(e for e in entries if e.name == floor).sets["KID", FEATURES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,34 +108,32 @@ def _key(axis: Axes, dots: Sequence[Dot], styles: Mapping[str, tuple[str, str]])
 
 
 def fig_methods(
-    views: Sequence[tuple[Tensor, Tensor, Sequence[Tensor]]], names: Sequence[str], *, title: str, footer: str
+    source: Tensor, truth: Tensor, outputs: Mapping[str, Tensor], *, title: str, footer: str, columns: int = 10
 ) -> Figure:
-    """What every method makes of some views: a row of images and, below it, their errors to the truth.
+    """What every method makes of one view, and below each image its error to the truth.
 
     Args:
-        views: source, truth free of noise, and one output a method, each (1,H,W).
-        names: of the methods.
+        source: the image (1,H,W) that is translated.
+        truth: what it should become, free of noise.
+        outputs: name of a method -> its image.
         title: the pair.
         footer: the data.
+        columns: images in a row.
     """
-    columns, per_line = [("source", None), ("truth", None), *((n, k) for k, n in enumerate(names))], 10
-    lines = -(-len(columns) // per_line)
-    figure, axes = plt.subplots(
-        2 * lines * len(views), per_line, figsize=(0.78 * per_line, 0.86 * 2 * lines * len(views) + 0.5), squeeze=False
-    )
+    shown = {"source": source, "truth": truth, **outputs}
+    lines = -(-len(shown) // columns)
+    size = (0.78 * columns, 2 * 0.86 * lines + 0.4)
+    figure, axes = plt.subplots(2 * lines, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    for v, (source, truth, outputs) in enumerate(views):
-        for c, (name, k) in enumerate(columns):
-            line, place = divmod(c, per_line)
-            row = 2 * (lines * v + line)
-            image = {"source": source, "truth": truth}.get(name, source) if k is None else outputs[k]
-            axes[row, place].imshow(image.squeeze().numpy(), vmin=WINDOW[0], vmax=WINDOW[1], cmap="gray")
-            axes[row, place].set_title(name.replace(" (own backbone)", "").replace(", ", ",\n", 1), fontsize=4.6, pad=2)
-            if name != "truth":
-                error = (image - truth).squeeze().numpy()
-                axes[row + 1, place].imshow(error, vmin=-0.6, vmax=0.6, cmap="PuOr")
+    for place, (name, image) in enumerate(shown.items()):
+        line, column = divmod(place, columns)
+        above, below = axes[2 * line, column], axes[2 * line + 1, column]
+        above.imshow(image.squeeze().numpy(), vmin=WINDOW[0], vmax=WINDOW[1], cmap="gray")
+        above.set_title(textwrap.fill(name, 19), fontsize=4.8, pad=2)
+        if name != "truth":
+            below.imshow((image - truth).squeeze().numpy(), vmin=-0.6, vmax=0.6, cmap="PuOr")
     note = f"{footer}; window [{WINDOW[0]:g}, {WINDOW[1]:g}], error to the truth ± 0.6 below each"
     figure.suptitle(heading(title, note, figure.get_figwidth()), fontsize=7)
     return figure
