@@ -4,12 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from medshift import checkpoint
+from medshift.cli import main
 from medshift.codec import PatchCodec
 from medshift.data.domains import DOMAINS
 from medshift.errors import CheckpointError, ParameterError
@@ -22,12 +24,15 @@ from medshift.repro.comparison import ROWS, TRAININGS, comparison_plans, recipe_
 from medshift.repro.parameters import NOTEBOOKS, check
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
+from medshift.repro.runner import paper_tasks
 from medshift.repro.stage import Plan
 from medshift.results.baselines import HIGHER, Entry, headroom_of, ranks_of
 from medshift.stages import paired_views, shipped, trained
 from medshift.stages.calling import translated
 from medshift.stages.halves import halves
 from medshift.stages.job import Job
+from medshift.viz.baselines import Dot, Plane, fig_methods, fig_pareto, fig_watched
+from medshift.viz.theme import PALETTE
 
 SOURCE, TARGET = "synthetic-high", "real-normal"
 
@@ -287,3 +292,50 @@ def test_ranks_are_those_of_the_library_of_ranks_and_leave_out_what_ranks_nothin
     assert list(ranks.index) == ["a", "bb", "ccc"] and ranks["paper's rank"].tolist() == [2.0, 2.0, 2.0]
     assert set(HIGHER) == {"cfid", "coverage", "kid", "st_lpips", "ssim"}
     assert ranks_of(entries[:1]).empty
+
+
+# The command line
+
+
+def test_retraining_reaches_the_comparison_alone_and_keeps_its_folder(tmp_path):
+    tasks = paper_tasks("smoke", only=["03", "06"], out_dir=str(tmp_path), retrain=["cut"])
+    assert [getattr(t.parameters, "retrain", None) for t in tasks] == [None, ["cut"]]
+    assert [t.folder.name for t in tasks] == ["smoke", "smoke"]
+
+
+def test_an_unknown_training_is_one_clear_message(tmp_path, capsys):
+    assert main(["train", "--method", "cutt", "--profile", "smoke", "--out", str(tmp_path)]) == 2
+    assert "no training is called 'cutt'" in capsys.readouterr().err
+    assert main(["ship", "cut", "--profile", "smoke", "--out", str(tmp_path)]) == 3
+    assert "medshift train --method cut --profile smoke" in capsys.readouterr().err
+
+
+# Figures
+
+
+def test_the_plane_numbers_every_method_and_hollows_those_that_have_not_converged():
+    dots = [Dot(f"method {k}", f"group {k % 2}", 0.1 * k, 20.0 + k, 19.0, 25.0, hollow=k == 2) for k in range(4)]
+    figure = fig_pareto(
+        [Plane(dots, [(0.1, 0.0, 20.0), (0.5, 0.3, 24.0)], "x", "y")], curve="line", title="t", footer="f"
+    )
+    axis, key = figure.axes
+    numbers = [text.get_text() for text in axis.texts]
+    assert [n for n in numbers if n in "1234"] == ["1", "2", "3", "4"]
+    names = [text.get_text() for text in key.texts]
+    assert names[:4] == ["1  method 0", "2  method 1", "3  method 2 *", "4  method 3"]
+    markers = [line for line in axis.lines if line.get_marker() not in ("None", None)]
+    assert [line.get_markerfacecolor() == "none" for line in markers] == [False, False, True, False]
+    plt.close(figure)
+
+
+def test_a_curve_that_still_moves_is_drawn_in_red_and_errors_stand_below_their_image():
+    figure = fig_watched({"a": ([1, 2], [1.0, 0.5], True), "b": ([1, 2], [1.0, 0.2], False)}, title="t", footer="f")
+    assert [axis.lines[0].get_color() for axis in figure.axes] == [PALETTE["blue"], PALETTE["vermilion"]]
+    plt.close(figure)
+    image, truth = torch.full((1, 4, 4), 0.5), torch.full((1, 4, 4), 0.25)
+    figure = fig_methods(image, truth, {"m": truth}, title="t", footer="f", columns=3)
+    above, below = figure.axes[:3], figure.axes[3:]
+    assert [axis.get_title() for axis in above] == ["source", "truth", "m"]
+    assert np.allclose(below[0].images[0].get_array(), 0.25) and not below[1].images
+    assert np.allclose(below[2].images[0].get_array(), 0.0)
+    plt.close(figure)
