@@ -30,8 +30,9 @@ from medshift.results.baselines import HIGHER, Entry, headroom_of, ranks_of
 from medshift.stages import paired_views, shipped, trained
 from medshift.stages.calling import translated
 from medshift.stages.halves import halves
+from medshift.stages.compared import _losses
 from medshift.stages.job import Job
-from medshift.viz.baselines import Dot, Plane, fig_methods, fig_pareto, fig_watched
+from medshift.viz.baselines import Dot, Plane, fig_losses, fig_methods, fig_pareto, fig_watched
 from medshift.viz.theme import PALETTE
 
 SOURCE, TARGET = "synthetic-high", "real-normal"
@@ -177,7 +178,7 @@ def test_shipped_weights_are_the_trained_averages_in_half_precision(trained_here
     profile, made, stage, weights = trained_here
     folder = weights / "smoke" / "bridge-independent"
     card = json.loads((folder / "card.json").read_text())
-    assert card["megabytes"] < shipping.LARGEST_MB and card["made"]["images"] == 32
+    assert card["mebibytes"] < shipping.LARGEST_MIB and card["made"]["images"] == 32
     shipped.build(Job(tmp_path), profile="smoke", training="bridge-independent", sha256=card["sha256"])
     here, there = open_training(tmp_path), open_training(stage.folder)
     for name in here.kept:
@@ -338,4 +339,16 @@ def test_a_curve_that_still_moves_is_drawn_in_red_and_errors_stand_below_their_i
     assert [axis.get_title() for axis in above] == ["source", "truth", "m"]
     assert np.allclose(below[0].images[0].get_array(), 0.25) and not below[1].images
     assert np.allclose(below[2].images[0].get_array(), 0.0)
+    plt.close(figure)
+
+
+def test_a_course_of_losses_has_a_point_for_each_hundredth_and_forgets_what_a_resumed_run_repeats(tmp_path):
+    rows = [{"step": k, "images": 8 * k, "learning_rate": 1, "seconds": 1, "loss": float(k)} for k in range(1, 401)]
+    repeated = [row | {"loss": -1.0} for row in rows[:50]] + rows
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in repeated))
+    course = _losses(tmp_path / "history.jsonl")
+    assert list(course) == ["loss"] and len(course["loss"]) == 100
+    assert course["loss"][0] == [8 * 2.5, 2.5] and course["loss"][-1] == [8 * 398.5, 398.5]
+    figure = fig_losses({"a": course, "b": course}, title="t", footer="f")
+    assert [len(axis.lines) for axis in figure.axes] == [1, 1]
     plt.close(figure)

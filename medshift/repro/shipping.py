@@ -20,7 +20,7 @@ from medshift.repro.profiles import Profile
 from medshift.repro.run import profile_of
 from medshift.repro.stage import Plan, Stage, read_config, write_json
 
-LARGEST_MB = 4.0
+LARGEST_MIB = 4.0
 
 
 def ship(profile: str, names: list[str], *, out_dir: str = ".", seed: int = 0) -> list[Path]:
@@ -76,9 +76,9 @@ def _ship(profile: Profile, name: str, training: Training, plan: Plan, stage: St
     checkpoint.save(folder, held.step, tensors, state, keep=1)
     for file in ("watched.jsonl", "history.jsonl"):
         shutil.copy(stage.folder / file, folder / file)
-    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
-    if size > LARGEST_MB:
-        raise DataError(f"The weights of {name} are {size:.1f} MB, more than {LARGEST_MB:g}; train a smaller network.")
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 2**20
+    if size > LARGEST_MIB:
+        raise DataError(f"The weights of {name} are {size:.1f} MiB, over {LARGEST_MIB:g}; train a smaller network.")
     phantom = plan.inputs["views"].arguments["source"] == "phantom"
     environment = json.loads((stage.folder / "env.json").read_text(encoding="utf-8"))
     card = {
@@ -95,7 +95,7 @@ def _ship(profile: Profile, name: str, training: Training, plan: Plan, stage: St
         },
         "data": "projections of a head CT, or of procedural phantoms; see NOTICE. No patient X-ray.",
         "licence": "MIT" if phantom else "GPL-2, as the head CT; see NOTICE",
-        "megabytes": round(size, 2),
+        "mebibytes": round(size, 2),
     }
     write_json(folder / "card.json", card)
     return folder

@@ -16,7 +16,7 @@ from medshift.results.findings import measured, stated
 from medshift.results.realism import scores_of, sets_of
 from medshift.stages.compared import load_compared
 from medshift.stages.sweep import MEDSHIFT
-from medshift.viz.baselines import Dot, Plane, fig_methods, fig_pareto, fig_watched
+from medshift.viz.baselines import Dot, Plane, fig_losses, fig_methods, fig_pareto, fig_watched
 from medshift.viz.images import fig_grid
 
 PAPER, FIGURE = "paper's rank", "06_pareto"
@@ -110,6 +110,13 @@ def losers_figure(
     names = ["source", "target", *(e.name.replace(", ", ",\n", 1).replace(" (own", "\n(own") for e in entries)]
     figure = fig_grid(rows, [f"view {k + 1}" for k in range(n)], names, footer=footer)
     return f"Trained methods whose KID is no better than that of a tone curve: {n} samples each; {footer}.", figure
+
+
+def losses_figure(entries: Sequence[Entry], footer: str) -> tuple[str, Figure]:
+    """Caption and figure: every loss of the trainings behind some methods."""
+    courses = {e.name: e.facts["losses"] for e in entries}
+    text = "Losses of the methods whose KID is no better than that of a tone curve"
+    return f"{text}, means over hundredths of the training; {footer}.", fig_losses(courses, title=text, footer=footer)
 
 
 def published_table(entries: Sequence[Entry], ranked: Sequence[str]) -> pd.DataFrame:

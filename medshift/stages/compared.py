@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,7 @@ from medshift.stages.job import Job
 from medshift.stages.network import open_translator
 from medshift.translate import Codec, Translator
 
+COURSE = 100  # points of a loss curve
 STYLES = 5  # images of the target, the nearest in anatomy, that a style transfer takes in turn
 
 
@@ -193,7 +195,17 @@ def _trained(job: Job) -> Opened:
     if watched.is_file():
         looks = (json.loads(line) for line in watched.read_text().splitlines())
         found.extra["watched"] = list({look["step"]: look for look in looks}.values())  # a resumed run repeats some
+        found.extra["losses"] = _losses(folder / "history.jsonl")
     return found
+
+
+def _losses(history: Path) -> dict[str, list[list[float]]]:
+    """Name of a loss -> its course: images seen, and the mean over a hundredth of the training."""
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    table = pd.DataFrame(list({row["step"]: row for row in rows}.values()))
+    names = [name for name in table.columns if name not in ("step", "images", "learning_rate", "seconds")]
+    means = table.groupby(np.arange(len(table)) * COURSE // len(table))[["images", *names]].mean()
+    return {name: means[["images", name]].to_numpy().tolist() for name in names}
 
 
 def _size(modules: Any) -> int:

@@ -165,3 +165,28 @@ def fig_watched(
     figure.supylabel("mean absolute error to the truth", fontsize=6)
     figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
+
+
+def fig_losses(courses: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, title: str, footer: str) -> Figure:
+    """Every loss of some trainings against images seen, one panel a training.
+
+    Args:
+        courses: training -> loss -> points (images seen, value).
+        title: what is shown.
+        footer: the data.
+    """
+    columns = min(4, len(courses))
+    rows = -(-len(courses) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.9 * columns, 1.7 * rows + 0.5), squeeze=False)
+    for axis in axes.flat[len(courses) :]:
+        axis.set_visible(False)
+    for axis, (name, losses) in zip(axes.flat, courses.items(), strict=False):
+        for loss, points in losses.items():
+            axis.plot([x for x, _ in points], [y for _, y in points], "-", linewidth=0.9, label=loss)
+        axis.set_title(name, fontsize=5.5)
+        axis.tick_params(labelsize=5)
+        axis.legend(fontsize=4.5, frameon=False)
+    figure.supxlabel("images seen", fontsize=6)
+    figure.supylabel("loss", fontsize=6)
+    figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
+    return figure
