@@ -29,8 +29,8 @@ from medshift.repro.stage import Plan
 from medshift.results.baselines import HIGHER, Entry, headroom_of, ranks_of
 from medshift.stages import paired_views, shipped, trained
 from medshift.stages.calling import translated
-from medshift.stages.halves import halves
 from medshift.stages.compared import _losses
+from medshift.stages.halves import halves
 from medshift.stages.job import Job
 from medshift.viz.baselines import Dot, Plane, fig_losses, fig_methods, fig_pareto, fig_watched
 from medshift.viz.theme import PALETTE

@@ -8,6 +8,7 @@ import pytest
 from test_pipeline import build_of
 
 from medshift.repro.cells import notebook_folder
+from medshift.repro.comparison import comparison_plans
 from medshift.repro.evidence import LEARNING, PAIRS, TRADEOFF_STAGES, evidence_plans, pair_name
 from medshift.repro.keys import PACKAGE
 from medshift.repro.parameters import NOTEBOOKS
@@ -21,7 +22,15 @@ SMOKE = load_profile("smoke")
 @pytest.fixture(scope="module")
 def made() -> dict[str, Plan]:
     base = plans(SMOKE)
-    return base | evidence_plans(SMOKE, base, seed=0)
+    return base | evidence_plans(SMOKE, base, seed=0) | comparison_plans(SMOKE, base, seed=0)
+
+
+# Inputs that some kinds of a stage do without.
+SOMETIMES = {
+    "codec": {"autoencoder"},
+    "trained": {"paired", "base"},
+    "compared": {"network", "trained", "base"},
+}
 
 
 def test_every_plan_fits_the_build_it_names_and_reads_what_it_says(made: dict[str, Plan]) -> None:
@@ -36,7 +45,7 @@ def test_every_plan_fits_the_build_it_names_and_reads_what_it_says(made: dict[st
             and ast.unparse(node.value) == "job.inputs"
             and isinstance(node.slice, ast.Constant)
         }
-        read -= {"autoencoder"} if plan.name == "codec" else set()  # which patches do not need
+        read -= SOMETIMES.get(plan.name, set())
         assert read <= set(plan.inputs), name
 
 
@@ -79,5 +88,5 @@ def test_own_images_have_no_evidence_of_truth() -> None:
 
 def test_another_seed_changes_every_plan(made: dict[str, Plan]) -> None:
     base = plans(SMOKE, seed=1)
-    other = base | evidence_plans(SMOKE, base, seed=1)
+    other = base | evidence_plans(SMOKE, base, seed=1) | comparison_plans(SMOKE, base, seed=1)
     assert {name for name in made if made[name].key == other[name].key} == set()
