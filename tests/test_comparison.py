@@ -20,7 +20,8 @@ from medshift.methods import FREE, free, kept_weights, open_training, training
 from medshift.methods_index import FLOORS, FREE_MODULES, TRAINED
 from medshift.pairwise import Pair, encoded_halves
 from medshift.repro import comparison, shipping
-from medshift.repro.comparison import ROWS, TRAININGS, comparison_plans, recipe_of, training_plan
+from medshift.repro.comparison import comparison_plans, recipe_of, training_plan
+from medshift.repro.comparison_rows import ROWS, TRAININGS
 from medshift.repro.parameters import NOTEBOOKS, check
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile

@@ -142,8 +142,8 @@ class DirectBridgeTraining:
     kind = "direct-bridge"
     needs_pairs = False
     deviation = (
-        "Couples by optimal transport of low-pass features free of brightness and contrast, 32 couples at a time, "
-        "instead of pixels, with a network of 1 M parameters on latents."
+        "A network of 1 M parameters on latents; where couples come by optimal transport, 16 at a time and by low-pass "
+        "features free of brightness and contrast instead of pixels."
     )
     recipe = Recipe(batch=32)
     averaged: tuple[str, ...] = ("network",)

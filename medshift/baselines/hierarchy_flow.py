@@ -188,9 +188,9 @@ class HierarchyFlowTraining:
     name = HierarchyFlow.name
     needs_pairs = False
     deviation = (
-        "a true inverse, for which the first chunk of each block is its input; on the codec's latents, at 1 M "
+        "A true inverse, for which the first chunk of each block is its input; on the codec's latents, at 1 M "
         "parameters and ten times the learning rate; ST-VGG-16 features in place of VGG-19's; the mean style code of "
-        "the target's training images"
+        "the target's training images."
     )
     recipe = Recipe(batch=8, schedule="cosine", warmup=0.0)
     averaged: tuple[str, ...] = ("flow", "encoder")

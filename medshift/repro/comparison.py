@@ -1,4 +1,4 @@
-"""The rows of 06_baselines and the plans behind them. No torch.
+"""The plans behind the rows of 06_baselines. No torch.
 
 Methods are trained for the first pair on equal numbers of images, or come from weights that the repository ships, if
 those were trained by the very recipe and on the very data of the profile. Every method translates in a stage of its
@@ -9,121 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medshift.methods_index import FLOORS, FREE_MODULES, OTHERS, TRAINED
+from medshift.repro.comparison_rows import ROWS, TRAININGS, Row, Training
 from medshift.repro.evidence import PAIRS
 from medshift.repro.profiles import Profile
 from medshift.repro.stage import Plan
 
 PAIR = PAIRS[0]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-STRENGTHS = (0.1, 0.2, 0.3)  # SDEdit's in Table 1, and their tau of equal signal to noise under that schedule
-MATCHED = {0.1: 0.745, 0.2: 0.637, 0.3: 0.546}
-PUBLISHED_STEPS = {"solver": "euler", "grid": "uniform", "steps": 30}  # DDIM's, of Z-STAR
 ALL, HEADLINE = "all", "T2"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table.
-
-    Args:
-        name: as it stands there.
-        group: which of the five blocks: floors, ceilings, MedShift, on its network, trained.
-        family: see `medshift.stages.compared`.
-        method: of the family; of ``trained`` the name of a `Training`.
-        options: of its constructor.
-        knobs: of its translations.
-        chosen: whether its tau is chosen on validation heads.
-        random: whether it is judged over several draws of its noise.
-    """
-
-    name: str
-    group: str
-    family: str
-    method: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    knobs: Mapping[str, Any] = field(default_factory=dict)
-    chosen: bool = False
-    random: bool = False
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training: what is trained, on which other result, and the knobs of the translations that watch it."""
-
-    kind: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    base: str = ""  # the training whose network it is built on
-    paired: bool = False
-    knobs: Mapping[str, Any] = field(default_factory=dict)
-
-
-TRAININGS: Mapping[str, Training] = {
-    "same-budget": Training("medshift-same-budget", knobs={"tau": 0.02}),
-    "two-networks": Training("two-networks"),
-    "hierarchy-flow-0.1": Training("hierarchy-flow", {"style_weight": 0.1}),
-    "hierarchy-flow-0.25": Training("hierarchy-flow", {"style_weight": 0.25}),
-    "hierarchy-flow-0.4": Training("hierarchy-flow", {"style_weight": 0.4}),
-    "cyclegan": Training("cyclegan"),
-    "cut": Training("cut"),
-    "cyclegan-turbo": Training("cyclegan-turbo-style", base="same-budget"),
-    "unsb": Training("unsb"),
-    "bridge-independent": Training("direct-bridge", {"coupling": "independent"}),
-    "bridge-ot": Training("direct-bridge", {"coupling": "ot"}),
-    "bridge-independent-reflow": Training("direct-bridge-reflow", base="bridge-independent"),
-    "bridge-ot-reflow": Training("direct-bridge-reflow", base="bridge-ot"),
-    "paired-regressor": Training("paired-regressor", paired=True),
-}
-
-FLOOR, CEILING, OURS, FREE, TRAIN = "floors", "ceilings", "MedShift", "on MedShift's network", "trained for the pair"
-ROWS: tuple[Row, ...] = (
-    Row("doing nothing", FLOOR, "codec", "nothing"),
-    Row("codec round trip", FLOOR, "codec", "round trip"),
-    Row("histogram match", FLOOR, "floor", "histogram"),
-    Row("blur + tone curve", FLOOR, "floor", "blur-tone"),
-    Row("Fourier amplitudes (FDA)", FLOOR, "floor", "fourier"),
-    Row("nearest target training image", FLOOR, "floor", "nearest"),
-    Row("physics fit", FLOOR, "floor", "physics-fit", random=True),
-    Row("re-simulation", CEILING, "resimulation", "resimulation", random=True),
-    Row("paired regressor", CEILING, "trained", "paired-regressor"),
-    Row("noise twin", CEILING, "twin"),
-    Row("MedShift", OURS, "free", "medshift", chosen=True),
-    *(Row(f"MedShift τ={tau:g}", OURS, "free", "medshift", knobs={"tau": tau}) for tau in (0.6, 0.45, 0.3)),
-    Row("MedShift, same budget", OURS, "trained", "same-budget", chosen=True),
-    *(
-        Row(f"SDEdit st={s:g}", FREE, "free", "sdedit", knobs={"tau": MATCHED[s]}, random=True)
-        for s in STRENGTHS
-    ),
-    Row("SDEdit", FREE, "free", "sdedit", chosen=True, random=True),
-    Row("DDIB, one network", FREE, "free", "ddib"),
-    Row("DDIB, two networks", TRAIN, "trained", "two-networks"),
-    Row("CycleDiffusion", FREE, "free", "cycle-diffusion", chosen=True),
-    Row("DDPM inversion, edit-friendly", FREE, "free", "edit-friendly", chosen=True),
-    Row("FlowEdit", FREE, "free", "flow-edit", chosen=True),
-    Row("RF-Solver", FREE, "free", "rf-solver", chosen=True),
-    Row("exact inverse of Euler", FREE, "free", "exact-inverse", chosen=True),
-    Row("forward-noised start", FREE, "free", "forward-noised", {"start": 0.95}, chosen=True),
-    Row("Z-STAR", FREE, "attention", "z-star", knobs=PUBLISHED_STEPS),
-    # Enlarged, a network trained at one size does not come back from its own inversion at τ = 0.
-    Row("Z-STAR, twice the size, τ=0.3", FREE, "attention", "z-star", {"enlarge": 2}, {**PUBLISHED_STEPS, "tau": 0.3}),
-    *(
-        Row(f"Hierarchy Flow st={s:g}", TRAIN, "trained", f"hierarchy-flow-{s:g}")
-        for s in (0.1, 0.25, 0.4)
-    ),
-    Row("CycleGAN", TRAIN, "trained", "cyclegan"),
-    Row("CUT", TRAIN, "trained", "cut"),
-    Row("CycleGAN-Turbo-style (own backbone)", TRAIN, "trained", "cyclegan-turbo"),
-    Row("UNSB, 1 step", TRAIN, "trained", "unsb", knobs={"steps": 1}),
-    *(Row(f"UNSB, {n} steps", TRAIN, "trained", "unsb", knobs={"steps": n}) for n in (2, 3, 4, 5)),
-    Row("direct bridge, independent", TRAIN, "trained", "bridge-independent"),
-    Row("direct bridge, OT", TRAIN, "trained", "bridge-ot"),
-    Row("direct bridge, independent, reflow", TRAIN, "trained", "bridge-independent-reflow"),
-    Row("direct bridge, OT, reflow", TRAIN, "trained", "bridge-ot-reflow"),
-)  # fmt: skip
 
 
 def comparison_plans(
@@ -254,6 +151,3 @@ def _compared(profile: Profile, made: Mapping[str, Plan], weights: Mapping[str, 
     also = {**FREE_MODULES, **FLOORS, **TRAINED, **OTHERS}.get(str(arguments["method"]))
     modules = also[:1] if also else ()
     return Plan("compared", "medshift.stages.compared", arguments, inputs, f"translating: {row.name}", also=modules)
-
-
-COMPARISON_STAGES = tuple(f"{stage} {row.name}" for row in ROWS for stage in ("compared", "assessed"))

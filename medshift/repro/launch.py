@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import ParameterError, TrainingError
-from medshift.repro.comparison import ALL, TRAININGS
+from medshift.repro.comparison import ALL
+from medshift.repro.comparison_rows import TRAININGS
 from medshift.repro.run import configure
 from medshift.repro.stage import Stage, locked, write_json
 

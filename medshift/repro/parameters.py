@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from medshift.errors import ParameterError
-from medshift.repro.comparison import ALL, COMPARISON_STAGES, TRAININGS
+from medshift.repro.comparison import ALL
+from medshift.repro.comparison_rows import COMPARISON_STAGES, TRAININGS
 from medshift.repro.evidence import TRADEOFF_STAGES
 
 

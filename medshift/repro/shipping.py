@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import DataError
-from medshift.repro.comparison import TRAININGS, WEIGHTS, Training, recipe_of, training_plan
+from medshift.repro.comparison import WEIGHTS, recipe_of, training_plan
+from medshift.repro.comparison_rows import TRAININGS, Training
 from medshift.repro.parameters import Parameters, check
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile

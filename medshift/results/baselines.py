@@ -27,12 +27,13 @@ VIEW = ["view", "head", "region"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table: its name, its group, and the folders of its translations and its scores."""
+    """One row of the table: its name, its group, the folders of its translations and scores, and how it deviates."""
 
     name: str
     group: str
     compared: Path
     assessed: Path
+    deviation: str = ""
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -201,7 +202,7 @@ def cost_table(entries: Sequence[Entry]) -> pd.DataFrame:
         )
         row["knobs"] = knobs
         row["last fifth moved by"] = "" if e.moved is None else f"{100 * e.moved:.1f} %"
-        row["deviation from the original"] = facts["deviation"]
+        row["deviation from the original"] = e.deviation or facts["deviation"]
         rows.append(row)
     return pd.DataFrame(rows)
 
