@@ -117,7 +117,7 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 DEVIATIONS: Mapping[str, str] = {
-    "Fourier amplitudes (FDA)": "The nine lowest frequencies, an unpaired reference for each image, no training on top.",
+    "Fourier amplitudes (FDA)": "The nine lowest frequencies, an unpaired reference for each image, no training.",
     "physics fit": "No published original.",
     "re-simulation": "No published original; it needs line integrals, which images do not have.",
     "MedShift": "Exact patches of 64 pixels, not a VAE of 780; 6.8 M weights, not 385 M; Heun on a refined grid.",
