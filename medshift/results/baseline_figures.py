@@ -55,23 +55,23 @@ def pareto_figure(entries: Sequence[Entry], judged: Path, pair: str, footer: str
     """Caption and figure: realism against structure and against truth, every method, and MedShift's curve over tau."""
     scores, sets = scores_of(judged), sets_of(judged)
     means = scores[scores["method"] == MEDSHIFT].groupby("tau")[["ssim_source", "psnr_clean"]].mean()
-    kid = sets[(sets["method"] == MEDSHIFT) & (sets["metric"] == "KID") & (sets["features"] == FEATURES)]
-    kid_of = dict(zip(kid["tau"], kid["value"], strict=True))
+    fid = sets[(sets["method"] == MEDSHIFT) & (sets["metric"] == "FID") & (sets["features"] == FEATURES)]
+    fid_of = dict(zip(fid["tau"], fid["value"], strict=True))
     planes = []
     for column, label in (("ssim_source", "SSIM to the source"), ("psnr_clean", "PSNR to the truth [dB]")):
         dots = []
         for e in entries:
             value = e.mean(column)
-            x = e.sets["KID", FEATURES]
+            x = e.sets["FID", FEATURES]
             dots.append(Dot(e.name, e.group, x, value.mean, value.low, value.high, hollow=not e.converged))
-        curve = [(tau, kid_of[tau], float(means[column][tau])) for tau in means.index if tau in kid_of]
-        planes.append(Plane(dots, curve, f"KID ({FEATURES}), lower is more realistic", label))
+        curve = [(tau, fid_of[tau], float(means[column][tau])) for tau in means.index if tau in fid_of]
+        planes.append(Plane(dots, curve, f"FID ({FEATURES}), lower is more realistic", label, log_x=True))
     n = len(entries[0].of(HEADLINE))
     text = f"{n} views of unseen heads, 95 % over heads; numbers on the grey line are τ"
     figure = fig_pareto(
         planes, curve="MedShift, all τ", title=f"Realism, structure, truth: {pair}", footer=f"{text}; {footer}"
     )
-    return f"Every method by KID, SSIM to the source and PSNR to the truth, {pair}; {text}; {footer}.", figure
+    return f"Every method by FID, SSIM to the source and PSNR to the truth, {pair}; {text}; {footer}.", figure
 
 
 def panel_figure(
