@@ -130,7 +130,7 @@ def published_table(entries: Sequence[Entry], ranked: Sequence[str]) -> pd.DataF
         for column in ("cfid", "coverage", "cmmd", "lpips", "ssim", "average_rank"):
             line[f"paper: {column.replace('_', ' ')}"] = "" if pd.isna(row[column]) else f"{row[column]:g}"
         line["here: method"] = ours.name if ours else "not run: what ss sets is not stated"
-        line[f"here: FID ({FEATURES})"] = f"{ours.sets['FID', FEATURES]:.2f}" if ours else ""
+        line[f"here: FID ({FEATURES})"] = f"{ours.sets['FID', FEATURES]:.4f}" if ours else ""
         line[f"here: coverage ({FEATURES})"] = f"{ours.sets['coverage', FEATURES]:.2f}" if ours else ""
         line["here: SSIM to source"] = f"{ours.of(HEADLINE)['ssim_source'].mean():.2f}" if ours else ""
         line["here: paper's rank"] = f"{ranks[ours.name]:.1f}" if ours and ours.name in ranks else ""

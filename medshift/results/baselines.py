@@ -108,10 +108,10 @@ def first_table(entries: Sequence[Entry], floor: str, ceiling: str, ranked: Sequ
     for e in entries:
         row: dict[str, Any] = {"": e.group, "method": e.name}
         row["headroom"] = "1 by definition" if e is twin else str(headroom_of(e, floors, twin))
-        row[f"FID ({FEATURES})"] = _shown(e, "FID")
-        row[f"conditional FID ({FEATURES})"] = _shown(e, "conditional FID")
+        row[f"FID ({FEATURES})"] = _shown(e, "FID", 4)
+        row[f"conditional FID ({FEATURES})"] = _shown(e, "conditional FID", 4)
         row[f"coverage ({FEATURES})"] = _shown(e, "coverage")
-        row[f"KID ({FEATURES})"] = _shown(e, "KID", 4)
+        row[f"KID × 10⁵ ({FEATURES})"] = f"{1e5 * e.sets['KID', FEATURES]:.2f}"
         row["FID (Inception)"], row["CMMD (CLIP)"] = _shown(e, "FID", of="Inception"), _shown(e, "CMMD", of="CLIP")
         row["ST-LPIPS to source"] = f"{e.of(HEADLINE)['st_lpips_source'].mean():.3f}"
         row["SSIM to source"] = f"{e.of(HEADLINE)['ssim_source'].mean():.2f}"
