@@ -35,6 +35,7 @@ def test_smoke_draws_every_figure_without_a_network(smoke_run: SmokeRun) -> None
     names = {path.stem for path in figures.glob("*.png")}
     assert {"01_domains", "01_physics", "02_octaves", "03_matrix", "04_panel_synthetic-high", "08_sizes"} <= names
     assert {"04_solvers", "04_snr", "04_rules", "04_cube", "04_failures", "05_embedding", "90_ranking"} <= names
+    assert {"06_pareto", "06_panel_1", "06_watched"} <= names
     for suffix in ("pdf", "svg", "json"):
         assert names <= {path.stem for path in figures.glob(f"*.{suffix}")}
     for name in names:
@@ -49,7 +50,7 @@ def test_smoke_draws_every_figure_without_a_network(smoke_run: SmokeRun) -> None
     assert {"holds", "fails", "not comparable", "not yet run"} <= set(claims["verdict"])
     asked = {name for claim in load_claims(notebook_folder() / "claims.yaml") for name in claim.needs}
     found = {row["finding"] for row in published_findings()}
-    for number in ("04", "05"):
+    for number in ("04", "05", "06"):
         found |= set(pd.read_csv(figures / f"{number}_findings.csv")["finding"])
     assert asked <= found, "no claim waits for a finding that nobody writes"
     headline = pd.read_csv(figures / "04_headline.csv")
