@@ -89,10 +89,12 @@ def panel_figure(
 
 def watched_figure(entries: Sequence[Entry], footer: str) -> tuple[str, Figure]:
     """Caption and figure: the error of every training on validation views."""
-    curves = {}
+    curves: dict[str, tuple[list[float], list[float], bool]] = {}
+    seen: list[Any] = []
     for e in entries:
         watched = e.facts.get("watched")
-        if watched:
+        if watched and watched not in seen:  # several rows may share a training
+            seen.append(watched)
             curves[e.name] = [row["images"] for row in watched], [row["mae"] for row in watched], e.converged
     rule = f"red: moved by more than {100 * MOVING:g} % over its last fifth (grey), not converged and not ranked"
     figure = fig_watched(curves, title="Trainings, watched on validation heads", footer=f"{rule}; {footer}")
