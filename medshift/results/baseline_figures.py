@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def losers_figure(
     some = EvaluationSet(views, HEADLINE, limit=n)
     rows = [list(some.exposure(source, 0)), list(some.exposure(target, 0))]
     rows += [list(load_compared(e.compared)[HEADLINE][0][:n]) for e in entries]
-    names = ["source", "target", *(e.name.replace(", ", ",\n", 1).replace(" (own", "\n(own") for e in entries)]
+    names = ["source", "target", *(textwrap.fill(e.name, 14) for e in entries)]
     figure = fig_grid(rows, [f"view {k + 1}" for k in range(n)], names, footer=footer)
     return f"Trained methods whose KID is no better than that of a tone curve: {n} samples each; {footer}.", figure
 

@@ -221,6 +221,12 @@ def search_table(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def not_beating(entries: Sequence[Entry], floor: str) -> list[Entry]:
-    """Trained methods whose KID is no better than that of the floor of this name."""
+    """Trained methods whose KID is no better than that of the floor of this name, one row a training."""
     limit = next(e for e in entries if e.name == floor).sets["KID", FEATURES]
-    return [e for e in entries if e.facts.get("watched") and not e.sets["KID", FEATURES] < limit]
+    found: list[Entry] = []
+    for e in entries:
+        watched = e.facts.get("watched")
+        known = any(watched == other.facts["watched"] for other in found)
+        if watched and not known and not e.sets["KID", FEATURES] < limit:
+            found.append(e)
+    return found
