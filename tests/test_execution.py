@@ -88,6 +88,19 @@ def test_a_killed_kernel_is_no_result(tmp_path: Path, run: Callable[..., Path]) 
     assert error.exit_code == 5 and "kernel died" in str(error)
 
 
+def test_a_kernel_killed_before_its_first_cell_is_told_as_such(
+    tmp_path: Path, run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    dying = [sys.executable, "-c", "import os, time; time.sleep(0.5); os.kill(os.getpid(), 9)", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": dying, "display_name": "dying", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    with pytest.raises(NotebookError, match="kernel died") as error:
+        run("1 + 1")
+    assert error.value.exit_code == 5
+
+
 def test_a_cell_that_leaves_is_no_success(tmp_path: Path, run: Callable[..., Path]) -> None:
     error = refused(run, tmp_path, "import sys; sys.exit()", "left_out = 1")
     assert error.exit_code == 4 and "did not run to its end" in str(error)

@@ -151,11 +151,21 @@ def _without_places(text: str) -> str:
 
 def _engine() -> Any:
     """papermill's engine with a limit for the whole notebook, a cap on what a cell prints, and an own environment."""
+    from nbclient.exceptions import DeadKernelError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine
 
     class Client(PapermillNotebookClient):
         printed: dict[int, int] = {}
+
+        def start_new_kernel_client(self, **kwargs: Any) -> Any:
+            """As nbclient's, which calls a kernel that died or hung before its first cell a mere RuntimeError."""
+            try:
+                return super().start_new_kernel_client(**kwargs)
+            except RuntimeError as error:
+                if isinstance(error, DeadKernelError) or not str(error).startswith("Kernel "):
+                    raise
+                raise DeadKernelError(str(error)) from error
 
         def output(self, outs: Any, msg: Any, display_id: Any, cell_index: int) -> Any:
             if msg["msg_type"] == "stream":
