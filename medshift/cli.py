@@ -40,13 +40,13 @@ def parser() -> argparse.ArgumentParser:
     params.add_argument("notebook", help="path, name or number")
     data = command("data", "only make the data of a profile: fetch the CT, project every view")
     paper.add_argument(
-        "--retrain", default="", metavar="NAMES", help="trainings of 06 to do though their weights are shipped, or all"
+        "--retrain", default="", metavar="NAMES", help="trainings of 06 and 07 to do though shipped, or all"
     )
     train = command("train", "only train the network of a profile, on several processes or GPUs where asked")
-    train.add_argument("--method", default="", metavar="NAMES", help="trainings of 06 instead, by comma, or all")
+    train.add_argument("--method", default="", metavar="NAMES", help="trainings of 06 or 07 instead; all: of 06")
     train.add_argument("--processes", type=int, default=1, metavar="N", help="processes that share the batch")
     status = command("status", "say what is fresh, what is stale and why")
-    ship = command("ship", "put trained weights of 06 among those that the repository ships")
+    ship = command("ship", "put trained weights of 06 and 07 among those that the repository ships")
     ship.add_argument("names", nargs="*", help="of trainings; none for all that are done")
     publish = command("publish", "copy the figures of a profile to figures/")
     site = command("site", "make a static site of the executed notebooks and all figures")

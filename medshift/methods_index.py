@@ -16,6 +16,10 @@ TRAINED: Mapping[str, tuple[str, str, str]] = {
     "direct-bridge": ("medshift.baselines.direct_bridge", "DirectBridgeTraining", "DirectBridgeConfig"),
     "direct-bridge-reflow": ("medshift.baselines.direct_bridge", "ReflowTraining", "ReflowConfig"),
     "paired-regressor": ("medshift.baselines.paired_regressor", "PairedRegressorTraining", "PairedRegressorConfig"),
+    "cdtsde": ("medshift.paired.cdtsde", "CDTSDETraining", "CDTSDEConfig"),
+    "brownian-bridge": ("medshift.paired.brownian", "BrownianTraining", "BrownianConfig"),
+    "ddbm": ("medshift.paired.dbim", "DDBMTraining", "DDBMConfig"),
+    "pix2pix": ("medshift.paired.pix2pix", "Pix2PixTraining", "Pix2PixConfig"),
 }
 
 # On top of a trained MedShift, without training.

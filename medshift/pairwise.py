@@ -19,7 +19,7 @@ from medshift.errors import ParameterError
 from medshift.train import Trainable
 from medshift.translate import Codec, Domain, Translator
 
-__all__ = ["Pair", "PairMethod", "Recipe", "encoded_halves", "method_state", "through_codec"]
+__all__ = ["OneStep", "Pair", "PairMethod", "Recipe", "encoded_halves", "method_state", "through_codec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,35 @@ class PairMethod(Trainable, Protocol):
 
     def translator(self) -> Translator:
         """The translator that the modules, as they are now, make."""
+
+
+class OneStep:
+    """Translation by one evaluation of a generator, from one domain to one other.
+
+    Args:
+        generator: latents of the source to latents of the target, of the same shape.
+        codec: images to latents and back.
+        pair: what the generator was trained for.
+    """
+
+    name = "one step"
+    needs_pairs = False
+
+    def __init__(self, generator: nn.Module, codec: Codec, pair: Pair) -> None:
+        self.generator, self.codec, self.pair = generator, codec, pair
+
+    def nfe(self) -> int:
+        """Network evaluations per image: 1."""
+        return 1
+
+    def translate(self, images: Tensor, source: Domain, target: Domain) -> Tensor:
+        """Images (B,1,H,W) of `source` as `target` would show them, same shape, not clamped.
+
+        Raises:
+            ParameterError: another pair than it was trained for.
+        """
+        self.pair.check(source, target)
+        return through_codec(self.codec, images, self.generator)
 
 
 def encoded_halves(codec: Codec, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

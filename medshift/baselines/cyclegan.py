@@ -33,8 +33,7 @@ from torch.optim import Adam, Optimizer
 from medshift.adversarial import ImagePool, PatchDiscriminator, ResNetGenerator, lsgan_discriminator, lsgan_generator
 from medshift.codec import KLCodec, PatchCodec
 from medshift.errors import ParameterError
-from medshift.pairwise import Pair, Recipe, encoded_halves, method_state, through_codec
-from medshift.translate import Codec, Domain
+from medshift.pairwise import OneStep, Pair, Recipe, encoded_halves, method_state
 
 __all__ = ["CycleGAN", "CycleGANConfig", "CycleGANTraining"]
 
@@ -75,33 +74,10 @@ class CycleGANConfig:
             )
 
 
-class CycleGAN:
-    """Translation by one generator, from one domain to one other.
-
-    Args:
-        generator: latents of the source to latents of the target, of the same shape.
-        codec: images to latents and back.
-        pair: what the generator was trained for.
-    """
+class CycleGAN(OneStep):
+    """Translation by one generator, from one domain to one other."""
 
     name = "CycleGAN"
-    needs_pairs = False
-
-    def __init__(self, generator: nn.Module, codec: Codec, pair: Pair) -> None:
-        self.generator, self.codec, self.pair = generator, codec, pair
-
-    def nfe(self) -> int:
-        """Network evaluations per image: 1."""
-        return 1
-
-    def translate(self, images: Tensor, source: Domain, target: Domain) -> Tensor:
-        """Images (B,1,H,W) of `source` as `target` would show them, same shape, not clamped.
-
-        Raises:
-            ParameterError: another pair than it was trained for.
-        """
-        self.pair.check(source, target)
-        return through_codec(self.codec, images, self.generator)
 
 
 class CycleGANTraining:

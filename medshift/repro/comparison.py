@@ -88,10 +88,7 @@ def _training(
     }
     inputs = {"views": made["views"], "codec": made["codec"]}
     if training.paired:
-        of_heads = {key: made["views"].arguments[key] for key in ("source", "sha256", "size")}
-        paired = {"domain": PAIR[0], **of_heads}
-        without = {"views": made["views"]}
-        inputs["paired"] = Plan("paired", "medshift.stages.paired_views", paired, without, "projecting pairs")
+        inputs["paired"] = pairs_plan(made)
     if training.base:
         inputs["base"] = weights[training.base]
     module = TRAINED[training.kind][0]
@@ -99,10 +96,21 @@ def _training(
     return Plan("trained", "medshift.stages.trained", arguments, inputs, label, also=(module,))
 
 
+def pairs_plan(made: Mapping[str, Plan]) -> Plan:
+    """The training views of the pair's source projected from both volumes of each head."""
+    of_heads = {key: made["views"].arguments[key] for key in ("source", "sha256", "size")}
+    arguments = {"domain": PAIR[0], **of_heads}
+    return Plan("paired", "medshift.stages.paired_views", arguments, {"views": made["views"]}, "projecting pairs")
+
+
 def recipe_of(plan: Plan) -> dict[str, Any]:
     """What decides a training but its code: its arguments, its data, and what it is built on."""
     kept: dict[str, Any] = {"arguments": dict(plan.arguments), "views": dict(plan.inputs["views"].arguments)}
-    kept["codec"] = dict(plan.inputs["codec"].arguments)
+    if "codec" in plan.inputs:
+        kept["codec"] = dict(plan.inputs["codec"].arguments)
+    if "proposed" in plan.inputs:
+        proposed = plan.inputs["proposed"]
+        kept["proposed"] = {**proposed.arguments, "network": dict(proposed.inputs["network"].arguments)}
     if "base" in plan.inputs:
         base = plan.inputs["base"]
         kept["base"] = base.arguments.get("sha256", "trained here")

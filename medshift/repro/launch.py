@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import ParameterError, TrainingError
+from medshift.repro.adaptive_rows import PAIRED_TRAININGS
 from medshift.repro.comparison import ALL
 from medshift.repro.comparison_rows import TRAININGS
 from medshift.repro.run import configure
@@ -57,18 +58,20 @@ def train_network(values: Mapping[str, Any], *, processes: int = 1) -> Stage:
 
 
 def train_methods(values: Mapping[str, Any], names: Sequence[str]) -> list[Stage]:
-    """The finished trainings of these names of the comparison, whatever weights are shipped.
+    """The finished trainings of these names of 06 or 07, whatever weights are shipped.
 
     Args:
         values: parameters every notebook has: profile, seed, overrides, out_dir.
-        names: of `medshift.repro.comparison.TRAININGS`, or ``all``.
+        names: of the trainings of 06_baselines, which ``all`` stands for, or of 07_adaptive_shift.
 
     Raises:
         ParameterError: an unknown name.
     """
-    run = configure("06_baselines", {**values, "retrain": list(names)})
-    wanted = TRAININGS if ALL in names else names
-    return [run.stage(f"trained {name}") for name in wanted]
+    found = []
+    for name in TRAININGS if ALL in names else names:
+        notebook = "07_adaptive_shift" if name in PAIRED_TRAININGS else "06_baselines"
+        found.append(configure(notebook, {**values, "retrain": [name]}).stage(f"trained {name}"))
+    return found
 
 
 def _torchrun(request: Path, processes: int) -> None:

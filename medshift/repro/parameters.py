@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from medshift.errors import ParameterError
+from medshift.repro.adaptive_rows import ADAPTIVE_STAGES, PAIRED_TRAININGS
 from medshift.repro.comparison import ALL
 from medshift.repro.comparison_rows import COMPARISON_STAGES, TRAININGS
 from medshift.repro.evidence import TRADEOFF_STAGES
@@ -54,6 +55,7 @@ class Parameters(BaseModel):
     minutes: ClassVar[Mapping[str, float]] = {}
     read_tables: ClassVar[tuple[str, ...]] = ()  # tables of other notebooks that it reads
     read_files: ClassVar[tuple[str, ...]] = ()  # and files beside it
+    trainings: ClassVar[tuple[str, ...]] = ()  # whose weights may be shipped, and which `retrain` may name
     needs_truth: ClassVar[bool] = False  # of evaluation views, so it cannot run on a user's own images
 
     profile: str = Field("auto", description="smoke, cpu, gpu, paper, or auto: gpu where there is one, else cpu")
@@ -117,12 +119,8 @@ class ManifoldParameters(Parameters):
     needs_truth = True
 
 
-class BaselineParameters(Parameters):
-    """Of 06_baselines."""
-
-    stages = ("views", "codec", "network", *COMPARISON_STAGES)
-    minutes = {"smoke": 2.0, "cpu": 25.0}
-    needs_truth = True
+class _Retrainable(Parameters):
+    """Of a notebook that takes weights which the repository ships."""
 
     retrain: list[str] = Field(
         [], description="trainings to do here although their weights are shipped, or `all`; hours on two cores"
@@ -132,9 +130,28 @@ class BaselineParameters(Parameters):
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name not in (*TRAININGS, ALL):
-                raise ValueError(f"no training is called {name!r}; there are {', '.join((ALL, *TRAININGS))}")
+            if name not in (ALL, *cls.trainings):
+                raise ValueError(f"no training is called {name!r}; there are {', '.join((ALL, *cls.trainings))}")
         return names
+
+
+class BaselineParameters(_Retrainable):
+    """Of 06_baselines."""
+
+    trainings = tuple(TRAININGS)
+
+    stages = ("views", "codec", "network", *COMPARISON_STAGES)
+    minutes = {"smoke": 2.0, "cpu": 25.0}
+    needs_truth = True
+
+
+class AdaptiveParameters(_Retrainable):
+    """Of 07_adaptive_shift."""
+
+    trainings = tuple(PAIRED_TRAININGS)
+    stages = ("views", "codec", "network", *ADAPTIVE_STAGES)
+    minutes = {"smoke": 2.0, "cpu": 40.0}
+    needs_truth = True
 
 
 class AblationParameters(Parameters):
@@ -152,7 +169,7 @@ class AblationParameters(Parameters):
 class ClaimsParameters(Parameters):
     """Of 90_claims."""
 
-    read_tables = ("04_findings.csv", "05_findings.csv", "06_findings.csv")
+    read_tables = ("04_findings.csv", "05_findings.csv", "06_findings.csv", "07_findings.csv")
     read_files = ("claims.yaml",)
     minutes = {"smoke": 0.1, "cpu": 0.1}
 
@@ -164,6 +181,7 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
     "04_tau_tradeoff": TradeoffParameters,
     "05_shared_manifold": ManifoldParameters,
     "06_baselines": BaselineParameters,
+    "07_adaptive_shift": AdaptiveParameters,
     "08_ablations": AblationParameters,
     "90_claims": ClaimsParameters,
 }

@@ -117,6 +117,29 @@ class ComparisonProfile(_Strict):
     live: list[str] = []
 
 
+class AdaptiveProfile(_Strict):
+    """The paired methods of notebook 07.
+
+    Images that every method sees, sources and targets together, and between its checkpoints; test views; the first of
+    them that are translated several times, and how often; numbers of steps of the curves; images that MedShift proposes
+    pairs of; pairs and times of the path energies; sides of images at which a step and its field are timed, and how
+    often; trainings that are done live although their weights are shipped.
+    """
+
+    images: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=1)
+    views: int = Field(ge=2)
+    spread_views: int = Field(ge=1)
+    draws: int = Field(ge=2)
+    curve: list[int] = Field(min_length=1)
+    proposed: int = Field(ge=1)
+    energy_pairs: int = Field(ge=4)
+    energy_times: int = Field(ge=3)
+    cost_sizes: list[int] = Field(min_length=1)
+    cost_repeats: int = Field(ge=1)
+    live: list[str] = []
+
+
 class Profile(_Strict):
     """Everything that a profile decides."""
 
@@ -131,6 +154,7 @@ class Profile(_Strict):
     tradeoff: TradeoffProfile
     evidence: EvidenceProfile
     comparison: ComparisonProfile
+    adaptive: AdaptiveProfile
 
 
 def profile_folder() -> Path:

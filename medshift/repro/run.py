@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medshift.errors import ParameterError
+from medshift.repro.adaptive import adaptive_plans
 from medshift.repro.cells import model_of, notebook_folder, parse_cell
 from medshift.repro.comparison import comparison_plans
 from medshift.repro.evidence import evidence_plans
@@ -182,8 +183,9 @@ def plans_of(parameters: Parameters, profile: Profile) -> dict[str, Plan]:
     """The stages of a notebook's parameters."""
     own = parameters.model_dump(exclude=set(Parameters.model_fields))
     made = plans(profile, seed=parameters.seed, data=parameters.data, **own)
-    evidence = evidence_plans(profile, made, seed=parameters.seed)
-    return made | evidence | comparison_plans(profile, made, seed=parameters.seed, retrain=own.get("retrain", ()))
+    shared: dict[str, Any] = {"seed": parameters.seed, "retrain": own.get("retrain", ())}
+    found = made | evidence_plans(profile, made, seed=parameters.seed) | comparison_plans(profile, made, **shared)
+    return found | adaptive_plans(profile, made, **shared)
 
 
 def profile_of(parameters: Parameters) -> Profile:

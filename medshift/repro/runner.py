@@ -11,6 +11,7 @@ from typing import Any
 
 from medshift.errors import DataError, ParameterError
 from medshift.repro.cells import find_notebook, model_of
+from medshift.repro.comparison import ALL
 from medshift.repro.execution import execute, read_events
 from medshift.repro.parameters import NOTEBOOKS, Parameters, check, suggestion
 from medshift.repro.progress import Watcher
@@ -60,22 +61,34 @@ def paper_tasks(profile: str = "auto", *, only: Sequence[str] = (), out_dir: str
         profile: its name, or ``auto``.
         only: numbers or names of the notebooks wanted; all where empty.
         out_dir: holds runs/ and build/.
-        values: parameters that every notebook has, and ``retrain`` of the comparison.
+        values: parameters that every notebook has, and ``retrain``, names of trainings of any of them.
 
     Raises:
         ParameterError: see `task`; or a notebook is asked for that needs the truth of rendered views.
     """
     values["profile"] = profile
-    retrain = {"retrain": names} if (names := values.pop("retrain", [])) else {}
-    names = select(only)
+    retrain, names = list(values.pop("retrain", [])), select(only)
     made = profile_of(check(Parameters, {"out_dir": out_dir, **values}, "paper"))
     if made.source == "folders":
         blind = [name for name in names if NOTEBOOKS[name].needs_truth]
         if blind and only:
             raise ParameterError(f"{blind[0]} needs the truth of rendered views, which your own images do not have.")
         names = [name for name in names if name not in blind]
-    own = {name: retrain if "retrain" in NOTEBOOKS[name].model_fields else {} for name in names}
-    return [task(find_notebook(name), values | own[name], out_dir=out_dir) for name in names]
+    return [task(find_notebook(name), values | _retrained(name, retrain), out_dir=out_dir) for name in names]
+
+
+def _retrained(notebook: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Those of the trainings to do that are this notebook's, as its parameter.
+
+    Raises:
+        ParameterError: no notebook has a training of that name.
+    """
+    known = {name for model in NOTEBOOKS.values() for name in model.trainings}
+    for name in names:
+        if name not in {ALL, *known}:
+            raise ParameterError(f"No training is called {name!r}{suggestion(name, [ALL, *sorted(known)])}")
+    own = [name for name in names if name in {ALL, *NOTEBOOKS[notebook].trainings}]
+    return {"retrain": own} if own and NOTEBOOKS[notebook].trainings else {}
 
 
 def paper(

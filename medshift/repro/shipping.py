@@ -1,4 +1,4 @@
-"""`medshift ship`: put the trained weights of a profile's comparison among those that the repository ships.
+"""`medshift ship`: put the trained weights of a profile's comparisons among those that the repository ships.
 
 What is shipped is a checkpoint of the modules that translate, moving averages in half precision, with a card that says
 what was trained, on what, for how long and how its error to the truth went on validation views. A profile takes shipped
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import DataError
+from medshift.repro.adaptive import paired_training_plan
+from medshift.repro.adaptive_rows import PAIRED_TRAININGS
 from medshift.repro.comparison import WEIGHTS, recipe_of, training_plan
-from medshift.repro.comparison_rows import TRAININGS, Training
+from medshift.repro.comparison_rows import TRAININGS
 from medshift.repro.parameters import Parameters, check
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile
@@ -44,21 +46,22 @@ def ship(profile: str, names: list[str], *, out_dir: str = ".", seed: int = 0) -
     own = profile_of(parameters)
     made = plans(own, seed=seed)
     written = []
-    for name in names or TRAININGS:
-        if name not in TRAININGS:
-            raise DataError(f"No training is called {name!r}; there are {', '.join(TRAININGS)}.")
-        plan = training_plan(own, made, name, seed=seed)
+    known = (*TRAININGS, *PAIRED_TRAININGS)
+    for name in names or known:
+        if name not in known:
+            raise DataError(f"No training is called {name!r}; there are {', '.join(known)}.")
+        plan = (training_plan if name in TRAININGS else paired_training_plan)(own, made, name, seed=seed)
         stage = plan.find(Path(out_dir) / "runs" / own.name)
         if stage is None and names:
             raise DataError(f"{name} is not trained yet; run `medshift train --method {name} --profile {own.name}`.")
         if stage is not None:
-            written.append(_ship(own, name, TRAININGS[name], plan, stage))
+            written.append(_ship(own, name, plan, stage))
     if not written:
         raise DataError(f"Nothing of profile {own.name} is trained yet; run `medshift train --method all`.")
     return written
 
 
-def _ship(profile: Profile, name: str, training: Training, plan: Plan, stage: Stage) -> Path:
+def _ship(profile: Profile, name: str, plan: Plan, stage: Stage) -> Path:
     import torch
 
     from medshift import checkpoint

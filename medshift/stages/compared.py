@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medshift import checkpoint
 from medshift.baselines.codec_round_trip import CodecRoundTrip
 from medshift.baselines.identity import Identity
+from medshift.codec import KLCodec, PatchCodec
 from medshift.data.domains import EXPOSURES, EvaluationSet
 from medshift.flow_training import load_flow
 from medshift.methods import floor, free, open_training, other
@@ -186,11 +187,12 @@ def _trained(job: Job) -> Opened:
     made = open_training(folder, device=job.device, nets=nets)
     modules = {name: module for name, module in made.modules().items() if name != "codec"}
     codec = made.modules()["codec"]
+    assert isinstance(codec, PatchCodec | KLCodec)
     state = checkpoint.load(folder, only=()).state
     under = _size(nets.values())
     kept = _size([modules[name] for name in made.kept]) + under
-    total = int(state.get("parameters_in_training", 0)) or _size(modules.values()) + under
-    found = Opened(made.translator(), codec, kept, total, int(state["images"]), made.deviation)  # type: ignore[arg-type]
+    total = (int(state.get("parameters_in_training", 0)) or _size(modules.values())) + under
+    found = Opened(made.translator(), codec, kept, total, int(state["images"]), made.deviation)
     watched = folder / "watched.jsonl"
     if watched.is_file():
         looks = (json.loads(line) for line in watched.read_text().splitlines())
