@@ -150,7 +150,7 @@ class AdaptiveParameters(_Retrainable):
 
     trainings = tuple(PAIRED_TRAININGS)
     stages = ("views", "codec", "network", *ADAPTIVE_STAGES)
-    minutes = {"smoke": 2.0, "cpu": 40.0}
+    minutes = {"smoke": 2.0, "cpu": 25.0}
     needs_truth = True
 
 

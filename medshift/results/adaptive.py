@@ -41,6 +41,7 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("twin", ("",)),
 )
 LABELS: Mapping[str, str] = {"nothing": "doing nothing", "twin": "noise twin", "regressor": "paired regressor"}
+PROPOSED: Mapping[str, str] = {"-medshift": " on MedShift's pairs", "-ot": " on OT pairs"}
 ABLATED: Mapping[str, str] = {
     "linear": "linear (DOSSR)",
     "channel": "per channel",
@@ -75,7 +76,8 @@ class Judged:
     @property
     def label(self) -> str:
         """Its name in tables and figures."""
-        return LABELS.get(self.name) or str(self.facts["name"])
+        pairs = next((text for end, text in PROPOSED.items() if self.name.endswith(end)), "")
+        return LABELS.get(self.name) or str(self.facts["name"]) + pairs
 
     @property
     def settings(self) -> list[str]:
@@ -199,7 +201,7 @@ def field_table(known: Known) -> pd.DataFrame:
                 "field": ABLATED.get(name, name),
                 "mean g": f"{facts['g_mean']:+.2f}",
                 "spread of g": f"{facts['g_std']:.3f}",
-                "at its bound": f"{100 * facts['g_saturated']:.0f} %",
+                "at its bound": "has none" if name == "channel" else f"{100 * facts['g_saturated']:.0f} %",
                 "falls in time": f"{100 * facts['falls']:.2f} %",
                 "clamped in sampling": sum(own["clamped"] for own in settings.values()),
             }

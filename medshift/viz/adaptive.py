@@ -71,7 +71,8 @@ def fig_steps(
         axis.tick_params(labelsize=6)
     handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), fontsize=6)
-    figure.supxlabel("steps K, one network evaluation each", fontsize=6.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("steps K, one evaluation each", fontsize=6.5)
     figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
 

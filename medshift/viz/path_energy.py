@@ -28,7 +28,7 @@ ELLIPSE = 0.5  # standard deviations: half an axis of the ellipses of equal cost
 
 def _draw_plane(axis: Axes, ends: np.ndarray, weights: np.ndarray, t: np.ndarray) -> None:
     """Both modes over the Gaussians of precision w(t) about the straight path, averaged over t."""
-    margin = 2.2 / np.sqrt(weights.min())
+    margin = 0.6 * np.abs(ends[1] - ends[0]).max()
     x = np.linspace(ends.min(0) - margin, ends.max(0) + margin, 161).T  # the two axes of the plane
     mean = ends[0][:, None] + t * (ends[1] - ends[0])[:, None]
     one, two = np.exp(-((x[..., None] - mean[:, None]) ** 2) * weights[:, None] / 2) * np.sqrt(weights)[:, None]
