@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from test_pipeline import build_of
 
+from medshift.repro.adaptive import adaptive_plans
 from medshift.repro.cells import notebook_folder
 from medshift.repro.comparison import comparison_plans
 from medshift.repro.evidence import LEARNING, PAIRS, TRADEOFF_STAGES, evidence_plans, pair_name
@@ -22,7 +23,16 @@ SMOKE = load_profile("smoke")
 @pytest.fixture(scope="module")
 def made() -> dict[str, Plan]:
     base = plans(SMOKE)
-    return base | evidence_plans(SMOKE, base, seed=0) | comparison_plans(SMOKE, base, seed=0)
+    return _all(base, seed=0)
+
+
+def _all(base: dict[str, Plan], *, seed: int) -> dict[str, Plan]:
+    return {
+        **base,
+        **evidence_plans(SMOKE, base, seed=seed),
+        **comparison_plans(SMOKE, base, seed=seed),
+        **adaptive_plans(SMOKE, base, seed=seed),
+    }
 
 
 # Inputs that some kinds of a stage do without.
@@ -30,6 +40,7 @@ SOMETIMES = {
     "codec": {"autoencoder"},
     "trained": {"paired", "base"},
     "compared": {"network", "trained", "base"},
+    "pairs": {"trained"},
 }
 
 
@@ -88,5 +99,5 @@ def test_own_images_have_no_evidence_of_truth() -> None:
 
 def test_another_seed_changes_every_plan(made: dict[str, Plan]) -> None:
     base = plans(SMOKE, seed=1)
-    other = base | evidence_plans(SMOKE, base, seed=1) | comparison_plans(SMOKE, base, seed=1)
+    other = _all(base, seed=1)
     assert {name for name in made if made[name].key == other[name].key} == set()

@@ -54,13 +54,13 @@ def gradients(loss: Tensor, module: nn.Module) -> list[Tensor | None]:
 
 
 @settings(max_examples=30)
-@given(st.floats(-80, 80).map(lambda c: round(c * 4) / 4))  # exact in bfloat16
+@given(st.integers(-255, 255).map(lambda k: k / 4))  # exact in bfloat16
 def test_cross_entropy_is_softplus_and_finite_far_out(c: float) -> None:
     logits = torch.full((2, 1, 3, 3), c).bfloat16()
     for label, sign in ((1.0, -1), (0.0, 1)):
         loss = cross_entropy(logits, label)
         assert loss.dtype == torch.float32
-        assert float(loss) == pytest.approx(max(sign * c, 0) + math.log1p(math.exp(-abs(c))), rel=1e-5, abs=1e-9)
+        assert float(loss) == pytest.approx(max(sign * c, 0) + math.log1p(math.exp(-abs(c))), rel=1e-5, abs=1e-6)
 
 
 def test_a_discriminator_that_cannot_tell_leaves_log_2() -> None:
