@@ -54,9 +54,9 @@ def adaptive_findings(known: Known, energies_of: Mapping[str, Path], costs: Path
         *_averaging(mask["random"]),
     ]
     bridge = max((mask[name] for name in BRIDGES), key=lambda j: j.mean("dice", BRIDGE).mean)
-    own = bridge.of(BRIDGE)
+    views = bridge.of(BRIDGE)
     found.append(
-        measured("best_bridge_dice", own["dice"], own["head"], f"Dice of {bridge.label}", figure="07_main_mask")
+        measured("best_bridge_dice", views["dice"], views["head"], f"Dice of {bridge.label}", figure="07_main_mask")
     )
     most = _most(modality["pixel"])
     few, many = modality["pixel"].spread(FEW), modality["pixel"].spread(most)
