@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from smoke import SmokeRun, command
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("smoke")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000), pytest.mark.xdist_group("smoke")]
 GRID = """
 title: A small one
 experiment: translation

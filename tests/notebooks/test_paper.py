@@ -19,7 +19,7 @@ from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
 from medshift.repro.provenance import command_of, read_stamp
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("smoke")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000), pytest.mark.xdist_group("smoke")]
 
 
 def contents(folder: Path) -> dict[Path, int]:
