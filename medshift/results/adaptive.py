@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medshift.metrics.bootstrap import Interval, hierarchical_interval
+from medshift.results.convergence import MOVING, moved
 
 __all__ = [
     "Judged",
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 FEATURES = "ST-AlexNet"
-MOVING = 0.02  # a curve that moves by more over its last fifth has not converged
 FEW, DOSSR, BRIDGE = "K=5", "K=10", "K=20"
 # Rows of the main table: a training's name within its task, the settings shown.
 ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -108,14 +108,7 @@ class Judged:
     @property
     def moved(self) -> float | None:
         """By how much of its mean the error on validation views moved over the last fifth of the training."""
-        watched = self.facts.get("watched")
-        if not watched:
-            return None
-        last = [row for row in watched if row["images"] >= 0.8 * watched[-1]["images"]]
-        if len(last) < 3:
-            return float("inf")
-        x, y = np.array([row["images"] for row in last], dtype=float), np.array([row["mae"] for row in last])
-        return float(abs(np.polyfit(x, y, 1)[0]) * (x[-1] - x[0]) / y.mean())
+        return moved(self.facts.get("watched"))
 
 
 Known = Mapping[tuple[str, str], Judged]
@@ -256,7 +249,7 @@ def cost_table(known: Known, task: str) -> pd.DataFrame:
         judged = known[task, name]
         if "deviation" not in judged.facts:
             continue
-        facts, moved = judged.facts, judged.moved
+        facts, rest = judged.facts, judged.moved
         for setting in settings:
             own = facts["settings"][setting]
             rows.append(
@@ -268,8 +261,8 @@ def cost_table(known: Known, task: str) -> pd.DataFrame:
                     "weights [M]": f"{facts['parameters'] / 1e6:.2f}",
                     "in training [M]": f"{facts['in_training'] / 1e6:.2f}",
                     "images seen": facts["images_seen"],
-                    "moved at the end": "" if moved is None else f"{100 * moved:.1f} %",
-                    "converged": "" if moved is None else ("yes" if moved <= MOVING else "no"),
+                    "moved at the end": "" if rest is None else f"{100 * rest:.1f} %",
+                    "converged": "" if rest is None else ("yes" if rest <= MOVING else "no"),
                     "deviates": facts["deviation"],
                 }
             )

@@ -14,7 +14,8 @@ from torch import Tensor
 from medshift.data.paired_tasks import TASKS, TaskViews
 from medshift.domain_shift import ShiftSchedule
 from medshift.path_energy import energies, global_optimum, linear_path, pixel_optimum, two_pixels
-from medshift.results.adaptive import ABLATED, FEW, MOVING, ROWS, Known, difference, energy_rows, primary
+from medshift.results.adaptive import ABLATED, FEW, ROWS, Known, difference, energy_rows, primary
+from medshift.results.convergence import MOVING
 from medshift.viz.adaptive import (
     Curve,
     fig_costs,

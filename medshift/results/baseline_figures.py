@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from medshift.data.domains import EvaluationSet
 from medshift.published import table1
-from medshift.results.baselines import FEATURES, HEADLINE, MOVING, Entry, headroom_of, ranks_of
+from medshift.results.baselines import FEATURES, HEADLINE, Entry, headroom_of, ranks_of
+from medshift.results.convergence import MOVING
 from medshift.results.findings import measured, stated
 from medshift.results.realism import scores_of, sets_of
 from medshift.stages.compared import load_compared

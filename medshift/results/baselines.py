@@ -15,9 +15,9 @@ import pandas as pd
 from medshift.evaluate import FAILURE_DB, TWIN, headroom
 from medshift.metrics.bootstrap import Interval, hierarchical_interval
 from medshift.metrics.ranking import group_mean_rank, mean_rank, paper_rank
+from medshift.results.convergence import MOVING, moved
 
 HEADLINE = "T2"
-MOVING = 0.02  # a curve that moves by more over its last fifth has not converged
 FEATURES = "ST-AlexNet"  # the extractor whose weights are always there
 CANDIDATES = ("FID", "conditional FID")  # for the paper's undefined CFID
 HIGHER: Mapping[str, bool] = {"cfid": False, "coverage": True, "kid": False, "st_lpips": False, "ssim": True}
@@ -67,17 +67,9 @@ class Entry:
     def moved(self) -> float | None:
         """By how much the error on validation views still moved over the last fifth of the training, if there was one.
 
-        The slope of a line through that part of the curve times its length, over its mean; None without a curve of
-        its own, which methods without a training of their own do not have.
+        None without a curve of its own, which methods without a training of their own do not have.
         """
-        watched = self.facts.get("watched")
-        if not watched:
-            return None
-        last = [row for row in watched if row["images"] >= 0.8 * watched[-1]["images"]]
-        x, y = np.array([row["images"] for row in last], dtype=float), np.array([row["mae"] for row in last])
-        if len(last) < 3:
-            return float("inf")
-        return float(abs(np.polyfit(x, y, 1)[0]) * (x[-1] - x[0]) / y.mean())
+        return moved(self.facts.get("watched"))
 
     @property
     def converged(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -39,11 +40,9 @@ def build(job: Job, *, sizes: Sequence[int], repeats: int, seed: int) -> None:
         lam_t, lam_s = field(lam[:1], y), field(lam[1:], y)
         ends = {"lam_t": lam_t, "lam_s": lam_s, "alpha_t": alpha[0], "alpha_s": alpha[1]}
         parts: dict[str, Callable[[], object]] = {
-            "network": lambda x=x, y=y: network(x, torch.tensor(0.4, device=x.device), y),  # type: ignore[misc]
-            "field": lambda lam=lam, y=y: field(lam[:1], y),  # type: ignore[misc]
-            "arithmetic": lambda x=x, y=y, z=z, ends=ends, s=sigma: reverse_step(  # type: ignore[misc]
-                x, x, y, **ends, sigma_t=s[0], sigma_s=s[1], noise=z
-            ),
+            "network": partial(network, x, torch.tensor(0.4, device=x.device), y),
+            "field": partial(field, lam[:1], y),
+            "arithmetic": partial(reverse_step, x, x, y, **ends, sigma_t=sigma[0], sigma_s=sigma[1], noise=z),
         }
         seconds: dict[str, list[float]] = {name: [] for name in parts}
         for turn in range(repeats + 1):
