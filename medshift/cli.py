@@ -42,11 +42,12 @@ def parser() -> argparse.ArgumentParser:
     paper.add_argument(
         "--retrain", default="", metavar="NAMES", help="trainings of 06 and 07 to do though shipped, or all"
     )
+    paper.add_argument("--pretrained", action="store_true", help="take the network from shipped weights")
     train = command("train", "only train the network of a profile, on several processes or GPUs where asked")
     train.add_argument("--method", default="", metavar="NAMES", help="trainings of 06 or 07 instead; all: of 06")
     train.add_argument("--processes", type=int, default=1, metavar="N", help="processes that share the batch")
     status = command("status", "say what is fresh, what is stale and why")
-    ship = command("ship", "put trained weights of 06 and 07 among those that the repository ships")
+    ship = command("ship", "put trained weights among those that the repository ships")
     ship.add_argument("names", nargs="*", help="of trainings; none for all that are done")
     publish = command("publish", "copy the figures of a profile to figures/")
     site = command("site", "make a static site of the executed notebooks and all figures")
@@ -65,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--print-commands", action="store_true", help="print one shell line for each run and stop")
     grid.add_argument("--run", type=int, metavar="I", help="only the run of this number")
     grid.add_argument("--limit", type=int, default=2000, metavar="RUNS", help="refuse a grid of more runs than this")
-    for one in (paper, run, data, train, status, ship, publish, site, grid):
+    lesson = command("lesson", "write a lesson's student and solution editions to build/lesson")
+    lesson.add_argument("notebook", nargs="?", default="00", help="path, name or number; 00 if none is given")
+    for one in (paper, run, data, train, status, ship, publish, site, grid, lesson):
         one.add_argument("--out", default=".", metavar="DIR", help="where runs/ and build/ go")
     doctor = command("doctor", "look at this machine: what is missing, what it costs, what mends it")
     doctor.add_argument("--out", default=".", metavar="DIR", help="where runs/ and build/ would go")
@@ -105,6 +108,8 @@ def _paper(options: argparse.Namespace) -> None:
     how = {"force": options.force, "limit": 60 * options.limit}
     if options.retrain:
         how["retrain"] = _names(options.retrain)
+    if options.pretrained:
+        how["pretrained"] = True
     paper(options.profile, only=only, out_dir=options.out, **how, **_common(options))
 
 
@@ -181,6 +186,13 @@ def _site(options: argparse.Namespace) -> None:
     print(f"Open {build_site(options.profile, out_dir=options.out)} in a browser; it needs no network.")
 
 
+def _lesson(options: argparse.Namespace) -> None:
+    from medshift.repro.cells import find_notebook
+    from medshift.repro.editions import lesson
+
+    print("\n".join(map(str, lesson(find_notebook(options.notebook), out_dir=options.out))))
+
+
 def _grid(options: argparse.Namespace) -> None:
     from medshift.repro.grid import load_grid
     from medshift.repro.profiles import load_profile, resolve
@@ -243,6 +255,7 @@ COMMANDS = {
     "ship": _ship,
     "publish": _publish,
     "site": _site,
+    "lesson": _lesson,
     "grid": _grid,
     "doctor": _doctor,
     "figinfo": _figinfo,

@@ -11,6 +11,7 @@ from medshift.repro.adaptive import adaptive_plans
 from medshift.repro.cells import notebook_folder
 from medshift.repro.comparison import comparison_plans
 from medshift.repro.evidence import LEARNING, PAIRS, TRADEOFF_STAGES, evidence_plans, pair_name
+from medshift.repro.explorer import explorer_plans
 from medshift.repro.keys import PACKAGE
 from medshift.repro.parameters import NOTEBOOKS
 from medshift.repro.pipeline import plans
@@ -32,6 +33,7 @@ def _all(base: dict[str, Plan], *, seed: int) -> dict[str, Plan]:
         **evidence_plans(SMOKE, base, seed=seed),
         **comparison_plans(SMOKE, base, seed=seed),
         **adaptive_plans(SMOKE, base, seed=seed),
+        **explorer_plans(SMOKE, base),
     }
 
 

@@ -19,6 +19,8 @@ from medshift.repro.pages import NO_ALT, clean, tidy
 from medshift.repro.run import configure
 from medshift.repro.site import build_site
 from medshift.repro.stage import write_json
+from medshift.widgets.pictures import Dial, Pictures
+from medshift.widgets.static import SCRIPT, player
 
 LOADS = ("src", "srcset", "data", "poster", "background", "xlink:href")
 HOSTILE = """<script src="https://cdn.example/x.js">alert(1)</script><link rel="stylesheet" href="//cdn.example/x.css">
@@ -26,6 +28,13 @@ HOSTILE = """<script src="https://cdn.example/x.js">alert(1)</script><link rel="
 <img src="https://cdn.example/far.png"><p style="background: url(https://cdn.example/z.png)" onclick="alert(1)">kept</p>
 <svg><image href="https://cdn.example/v.png"/><rect fill="url(https://cdn.example/f)"/></svg>
 <a href="javascript:alert(1)">inert</a> <a href="https://example.org/paper">the paper</a>"""
+
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc33"
+    "0000000049454e44ae426082"
+)
+PICTURES = Pictures("Turn", (Dial("τ", ("0", "1")),), {(0,): PIXEL, (1,): PIXEL}, {(0,): "noise", (1,): "data"})
 
 
 class Page(HTMLParser):
@@ -104,6 +113,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             v4.new_output("stream", text=f"{place}\n"),
             v4.new_output("display_data", {"text/html": HOSTILE}),
             v4.new_output("display_data", {"application/javascript": "alert(1)"}),
+            v4.new_output("display_data", {"text/html": player(PICTURES)}),
             v4.new_output(
                 "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "W"}
             ),
@@ -118,11 +128,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_page_loads_anything_from_elsewhere_or_runs_anything(built: Path) -> None:
     found = pages(built)
-    assert sorted(found) == ["01_data.html", "04_tau.html", "index.html"]
+    assert sorted(found) == ["01_data.html", "04_tau.html", "glossary.html", "index.html"]
     for name, page in found.items():
         for address in page.loaded:
             assert address.startswith(("data:image/", "../figures/")), (name, address[:80])
-        assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags), name
+        assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags), name
+        scripts = re.findall(r"<script[^>]*>(.*?)</script>", (built.parent / name).read_text(), re.DOTALL)
+        assert [script.strip() for script in scripts] == ([SCRIPT] if name == "04_tau.html" else []), name
         assert not page.handlers and not re.search(r"@import|url\s*\(", page.css), name
         assert not [link for link in page.links if link.startswith(("javascript:", "//"))], name
         assert "alert(1)" not in (built.parent / name).read_text()
@@ -220,5 +232,20 @@ def test_a_rewritten_site_holds_no_page_of_a_notebook_that_is_gone(built: Path, 
     shutil.copytree(built.parent.parent, tmp_path / "build" / "smoke")
     (tmp_path / "build" / "smoke" / "04_tau.ipynb").unlink()
     index = build_site("smoke", out_dir=str(tmp_path))
-    assert sorted(path.name for path in index.parent.iterdir()) == ["01_data.html", "index.html"]
+    assert sorted(path.name for path in index.parent.iterdir()) == ["01_data.html", "glossary.html", "index.html"]
     assert "../figures/04_later.png" in index.read_text()  # its figure is still there, and shown
+
+
+def test_a_player_keeps_its_pictures_and_dials_and_the_page_turns_them_once(built: Path) -> None:
+    text = (built.parent / "04_tau.html").read_text(encoding="utf-8")
+    assert text.count('class="medshift-player"') == 1 and text.count('type="range"') == 1
+    assert re.findall(r'data-place="([\d ]+)"', text) == ["0", "1"]
+    assert text.count("data:image/png;base64,") >= 2 and "τ = 1: data" in text
+    assert text.count("querySelectorAll") == SCRIPT.count("querySelectorAll")
+
+
+def test_readers_are_led_to_notebooks_that_are_there_and_to_the_glossary(built: Path) -> None:
+    index = built.read_text(encoding="utf-8")
+    assert "check or reproduce" not in index  # none of their notebooks is in this build
+    assert "use or extend the code" in index and 'href="glossary.html"' in index
+    assert "medshift.translate.MedShift" in (built.parent / "glossary.html").read_text(encoding="utf-8")

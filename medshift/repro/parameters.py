@@ -26,6 +26,7 @@ from medshift.repro.adaptive_rows import ADAPTIVE_STAGES, PAIRED_TRAININGS
 from medshift.repro.comparison import ALL
 from medshift.repro.comparison_rows import COMPARISON_STAGES, TRAININGS
 from medshift.repro.evidence import TRADEOFF_STAGES
+from medshift.repro.explorer import EXPLORER_STAGES
 
 
 def _no_truth(value: Any) -> Any:
@@ -72,6 +73,14 @@ class Parameters(BaseModel):
         return _no_truth(value) if cls.model_fields[str(info.field_name)].annotation in (int, float) else value
 
 
+class _Pretrainable(Parameters):
+    """Of a notebook that can take the network from the weights that the repository ships."""
+
+    pretrained: bool = Field(
+        False, description="take the network from shipped weights of the profile's recipe, where there are some"
+    )
+
+
 class DataParameters(Parameters):
     """Of 01_data."""
 
@@ -90,7 +99,7 @@ class CodecParameters(Parameters):
     images: int = Field(32, ge=1, description="validation images of each domain that are judged")
 
 
-class TrainParameters(Parameters):
+class TrainParameters(_Pretrainable):
     """Of 03_train."""
 
     stages = ("views", "codec", "network")
@@ -99,7 +108,16 @@ class TrainParameters(Parameters):
     tau: float = Field(0.05, ge=0, le=1, description="where the two legs meet, in the matrix of domains")
 
 
-class TradeoffParameters(Parameters):
+class FlowMatchingParameters(Parameters):
+    """Of 00_flow_matching."""
+
+    minutes = {"smoke": 1.0, "cpu": 1.0}
+
+    world: str = Field("two moons", description='two moons, ring, spiral, checkerboard, or a drawing: "###/#  o/ooo"')
+    steps: int = Field(1500, ge=1, le=100_000, description="training steps of each of the two networks")
+
+
+class TradeoffParameters(_Pretrainable):
     """Of 04_tau_tradeoff."""
 
     stages = ("views", "codec", "network", "tradeoff", *TRADEOFF_STAGES)
@@ -111,7 +129,7 @@ class TradeoffParameters(Parameters):
     guidance: float = Field(1.0, ge=0, le=20, description="scale of classifier-free guidance, 1 for none")
 
 
-class ManifoldParameters(Parameters):
+class ManifoldParameters(_Pretrainable):
     """Of 05_shared_manifold."""
 
     stages = ("views", "codec", "network", "latents", "manifold")
@@ -119,7 +137,7 @@ class ManifoldParameters(Parameters):
     needs_truth = True
 
 
-class _Retrainable(Parameters):
+class _Retrainable(_Pretrainable):
     """Of a notebook that takes weights which the repository ships."""
 
     retrain: list[str] = Field(
@@ -166,6 +184,18 @@ class AblationParameters(Parameters):
     )
 
 
+class ExplorerParameters(Parameters):
+    """Of 99_explorer."""
+
+    stages = ("network", *EXPLORER_STAGES)
+    minutes = {"smoke": 0.5, "cpu": 3.0}
+    needs_truth = True
+
+    pretrained: bool = Field(
+        True, description="take the network from shipped weights of the profile's recipe, where there are some"
+    )
+
+
 class ClaimsParameters(Parameters):
     """Of 90_claims."""
 
@@ -175,6 +205,7 @@ class ClaimsParameters(Parameters):
 
 
 NOTEBOOKS: dict[str, type[Parameters]] = {
+    "00_flow_matching": FlowMatchingParameters,
     "01_data": DataParameters,
     "02_codec": CodecParameters,
     "03_train": TrainParameters,
@@ -184,6 +215,7 @@ NOTEBOOKS: dict[str, type[Parameters]] = {
     "07_adaptive_shift": AdaptiveParameters,
     "08_ablations": AblationParameters,
     "90_claims": ClaimsParameters,
+    "99_explorer": ExplorerParameters,
 }
 
 

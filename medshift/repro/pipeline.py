@@ -23,13 +23,16 @@ TRAINING: Mapping[str, Any] = {
 }
 
 
-def plans(profile: Profile, *, seed: int = 0, data: str = "", **notebook: Any) -> dict[str, Plan]:
+def plans(
+    profile: Profile, *, seed: int = 0, data: str = "", network: Plan | None = None, **notebook: Any
+) -> dict[str, Plan]:
     """All stages of a profile by name.
 
     Args:
         profile: how large everything is.
         seed: of every random number.
         data: folder of the user's own images, or empty.
+        network: the plan that gives the network, where that is not its training here.
         notebook: parameters of a notebook that decide a stage: ``tau_grid`` and ``guidance`` of the trade-off.
 
     Raises:
@@ -46,7 +49,7 @@ def plans(profile: Profile, *, seed: int = 0, data: str = "", **notebook: Any) -
     )
     codec = codec_plan(profile, views, autoencoder)
     base = {"views": views, "autoencoder": autoencoder, "codec": codec}
-    network = train_plan(profile, base, seed=seed)
+    network = network or train_plan(profile, base, seed=seed)
     tradeoff = {**profile.tradeoff.model_dump(), "seed": seed, "guidance": notebook.get("guidance", 1.0)}
     if notebook.get("tau_grid"):
         tradeoff["taus"] = list(notebook["tau_grid"])

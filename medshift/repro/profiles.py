@@ -140,6 +140,14 @@ class AdaptiveProfile(_Strict):
     live: list[str] = []
 
 
+class ExplorerProfile(_Strict):
+    """The dials of notebook 99: views of each role, values of tau, and scales of guidance on both legs."""
+
+    shown: dict[str, int]
+    taus: list[float] = Field(min_length=2)
+    scales: list[float] = Field(min_length=1)
+
+
 class Profile(_Strict):
     """Everything that a profile decides."""
 
@@ -155,6 +163,7 @@ class Profile(_Strict):
     evidence: EvidenceProfile
     comparison: ComparisonProfile
     adaptive: AdaptiveProfile
+    explorer: ExplorerProfile
 
 
 def profile_folder() -> Path:

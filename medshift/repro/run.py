@@ -20,6 +20,7 @@ from medshift.repro.adaptive import adaptive_plans
 from medshift.repro.cells import model_of, notebook_folder, parse_cell
 from medshift.repro.comparison import comparison_plans
 from medshift.repro.evidence import evidence_plans
+from medshift.repro.explorer import explorer_plans, pretrained
 from medshift.repro.keys import digest
 from medshift.repro.parameters import Parameters, check
 from medshift.repro.pipeline import plans
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from medshift.repro.grid import Grid
 
 PLACES = ("out_dir", "data", "device", "offline")  # parameters that say where and on what, not what
-SAME_FOLDER = ("retrain",)  # and one that says who made the weights of one recipe; it stands in every figure
+SAME_FOLDER = ("retrain", "pretrained")  # and those that say who made the weights of one recipe, as every figure does
 
 
 @dataclass
@@ -183,9 +184,11 @@ def plans_of(parameters: Parameters, profile: Profile) -> dict[str, Plan]:
     """The stages of a notebook's parameters."""
     own = parameters.model_dump(exclude=set(Parameters.model_fields))
     made = plans(profile, seed=parameters.seed, data=parameters.data, **own)
+    if own.get("pretrained"):
+        made = plans(profile, seed=parameters.seed, data=parameters.data, network=pretrained(profile, made), **own)
     shared: dict[str, Any] = {"seed": parameters.seed, "retrain": own.get("retrain", ())}
     found = made | evidence_plans(profile, made, seed=parameters.seed) | comparison_plans(profile, made, **shared)
-    return found | adaptive_plans(profile, made, **shared)
+    return found | adaptive_plans(profile, made, **shared) | explorer_plans(profile, made)
 
 
 def profile_of(parameters: Parameters) -> Profile:

@@ -61,20 +61,26 @@ def paper_tasks(profile: str = "auto", *, only: Sequence[str] = (), out_dir: str
         profile: its name, or ``auto``.
         only: numbers or names of the notebooks wanted; all where empty.
         out_dir: holds runs/ and build/.
-        values: parameters that every notebook has, and ``retrain``, names of trainings of any of them.
+        values: parameters that every notebook has; ``retrain``, names of trainings of any of them; and ``pretrained``,
+            which goes to those that use the network.
 
     Raises:
         ParameterError: see `task`; or a notebook is asked for that needs the truth of rendered views.
     """
     values["profile"] = profile
     retrain, names = list(values.pop("retrain", [])), select(only)
+    given = {"pretrained": True} if values.pop("pretrained", False) else {}
     made = profile_of(check(Parameters, {"out_dir": out_dir, **values}, "paper"))
     if made.source == "folders":
         blind = [name for name in names if NOTEBOOKS[name].needs_truth]
         if blind and only:
             raise ParameterError(f"{blind[0]} needs the truth of rendered views, which your own images do not have.")
         names = [name for name in names if name not in blind]
-    return [task(find_notebook(name), values | _retrained(name, retrain), out_dir=out_dir) for name in names]
+    made_of = {
+        name: values | _retrained(name, retrain) | {k: v for k, v in given.items() if k in NOTEBOOKS[name].model_fields}
+        for name in names
+    }
+    return [task(find_notebook(name), own, out_dir=out_dir) for name, own in made_of.items()]
 
 
 def _retrained(notebook: str, names: Sequence[str]) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """A static site of a build: every executed notebook, figure and table, to be opened from a disk without a network.
 
-Pages hold no script and load nothing but the figures beside them, so that ``build/<profile>`` can be copied as a whole.
+Pages load nothing but the figures beside them, so that ``build/<profile>`` can be copied as a whole. Their only script
+is our own, a few lines that turn the pictures of a player; whatever else a notebook's output would run is taken out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from medshift.repro.pages import clean, tidy
 from medshift.repro.profiles import load_profile, resolve
 from medshift.repro.provenance import read_sidecar
 from medshift.repro.publish import receipts, rewritten
+from medshift.repro.reading import glossary, reading
 
 TEMPLATES = Path(__file__).parent / "templates"
 UNFINISHED = (".tmp.ipynb", ".failed.ipynb")
@@ -86,12 +88,24 @@ def build_site(profile: str, *, out_dir: str = ".") -> Path:
     chapters += _unclaimed(build, chapters, held)
     grids = [_table(build, path.stem, [path]) for path in sorted((build / "grids").glob("*.csv"))]
     with rewritten(build / "site", build / ".site.lock") as new:
-        index = environment.get_template("index.html").render(profile=name, chapters=chapters, grids=grids)
+        index = environment.get_template("index.html").render(
+            profile=name, chapters=chapters, grids=grids, reading=reading(chapters)
+        )
         (new / "index.html").write_text(index, encoding="utf-8")
+        symbols = environment.get_template("glossary.html").render(body=glossary())
+        (new / "glossary.html").write_text(symbols, encoding="utf-8")
         for chapter in (chapter for chapter in chapters if chapter.page):
-            page = environment.get_template("notebook.html").render(chapter=chapter, body=bodies[chapter.stem])
+            body = bodies[chapter.stem]
+            page = environment.get_template("notebook.html").render(chapter=chapter, body=body, script=_script(body))
             (new / chapter.page).write_text(page, encoding="utf-8")
     return build / "site" / "index.html"
+
+
+def _script(body: str) -> str:
+    """What turns the players of a page; nothing where it has none."""
+    from medshift.widgets.static import PLAYER, SCRIPT
+
+    return SCRIPT if PLAYER in body else ""
 
 
 def _render(path: Path) -> tuple[str, str]:
