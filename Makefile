@@ -1,13 +1,14 @@
 # Every target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup paper smoke publish site status doctor grid test slow lint lab data bench oracle clean
+.PHONY: help setup paper smoke publish site lesson status doctor grid test slow lint lab data bench oracle browser clean
 
 PYTHON ?= python3
 PROFILE ?= auto
 DATA ?=
 ONLY ?=
 RETRAIN ?=
+PRETRAINED ?=
 WORKERS ?= 1
 UV_VERSION := 0.13.8
 BIN := .venv/bin
@@ -30,8 +31,8 @@ setup: .venv/.ready  ## make .venv and install the locked packages into it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04, RETRAIN=all)
-	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY)) $(if $(RETRAIN),--retrain $(RETRAIN))
+paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04, RETRAIN=all, PRETRAINED=1)
+	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY)) $(if $(RETRAIN),--retrain $(RETRAIN)) $(if $(PRETRAINED),--pretrained)
 
 smoke: setup  ## run every notebook at its smallest, to see that everything works here
 	$(BIN)/medshift paper --profile smoke
@@ -41,6 +42,9 @@ status: setup  ## say what is fresh, what is stale and why
 
 site: setup  ## make a static site of the executed notebooks and all figures
 	$(BIN)/medshift site --profile $(PROFILE)
+
+lesson: setup  ## write the student and solution editions of notebook 00 to build/lesson
+	$(BIN)/medshift lesson
 
 publish: setup  ## copy the figures of the profile to figures/
 	$(BIN)/medshift publish --profile $(PROFILE)
@@ -55,7 +59,7 @@ test: setup  ## the fast tests
 	$(PYTEST) -m "not slow"
 
 slow: setup  ## the slow tests
-	$(PYTEST) -m "slow and not bench and not oracle"
+	$(PYTEST) -m "slow and not bench and not oracle and not browser"
 
 lint: setup  ## ruff (code and notebooks), mypy, import-linter
 	$(BIN)/ruff check .
@@ -74,6 +78,10 @@ bench: setup  ## measure speeds on this machine
 oracle: setup  ## the projector against DiffDRR (installs 1.1 GB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[oracle]"
 	$(BIN)/python -m pytest -m oracle tests/oracles
+
+browser: setup  ## the widgets in a real browser (needs chromium: apt-get install chromium)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[browser]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 clean:  ## remove what was built, keeping .venv and trained runs
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
