@@ -123,7 +123,7 @@ def test_every_failure_is_made_by_its_knobs_and_explained(inputs: dict[str, Path
     clean = found["clean source: the latent collapses"].source
     assert (clean - EvaluationSet(inputs["views"], "T2", limit=1).clean(PAIRS[0][0])[0]).abs().max() < 2e-3
     table = gallery_table(lattice)
-    assert isinstance(table, pd.DataFrame) and len(table) == len(FAILURES) and table[""].str.len().gt(10).all()
+    assert isinstance(table, pd.DataFrame) and list(table["failure"]) == list(FAILURES)
 
 
 def test_pages_have_a_frame_for_every_setting(lattice: Lattice) -> None:

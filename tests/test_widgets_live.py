@@ -39,9 +39,12 @@ def test_the_last_step_is_the_translation(model: MedShift, knobs: Knobs, size: t
 def test_titles_go_down_to_tau_and_up_again(model: MedShift) -> None:
     image = torch.zeros(1, 1, 8, 8)
     titles = [step.title for step in translation(model, image, "a", "b", Knobs(0.5, 1.0, 5))]
-    turn = titles.index("↑ 0.5")
-    assert titles[0] == "↓ 1" and titles[turn - 1] == "↓ 0.5" and titles[-1] == "↑ 1"
-    assert all(title.startswith("↓") for title in titles[:turn])
+    turn = titles.index("z_τ, 0.5")
+    assert titles[0] == titles[-1] == "t = 1" and titles.count("z_τ, 0.5") == 1
+    assert all(title.startswith("↓") for title in titles[1:turn]) and turn > 1
+    assert all(title.startswith("↑") for title in titles[turn + 1 : -1]) and len(titles) == 2 * turn + 1
+    still = [step.title for step in translation(model, image, "a", "b", Knobs(1.0, 1.0, 5))]
+    assert set(still) == {"t = 1"}
 
 
 def test_what_is_wrong_is_told_at_the_first_step(model: MedShift) -> None:
@@ -106,3 +109,27 @@ def test_stop_drops_the_job_and_an_error_is_told_once() -> None:
     newest.ask(broken, step=told.append, failed=failed.append)
     joined(newest)
     assert [str(error) for error in failed] == ["no such knob"] and not told
+
+
+def test_many_threads_may_ask_at_once() -> None:
+    """A kernel's callbacks come from more than one thread."""
+    newest, told, failed = Newest(), [], []
+
+    def job() -> Iterator[Step]:
+        yield Step(1.0, "done", torch.zeros(1, 1, 1, 1))
+
+    def press() -> None:
+        try:
+            for _ in range(20):
+                newest.ask(job, step=told.append, failed=failed.append)
+        except Exception as error:  # noqa: BLE001  told below
+            failed.append(error)
+
+    for _ in range(10):
+        threads = [threading.Thread(target=press) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        joined(newest)
+    assert not failed and told

@@ -164,9 +164,9 @@ def leg_strip(frames: Sequence[Tensor], titles: Sequence[str], *, side: int = 72
     """The trajectory of one latent as a filmstrip: its decoded states in order, in one grey window.
 
     Args:
-        frames: images (1,H,W).
+        frames: images (1,H,W), all of one size.
         titles: above each, such as its time.
-        side: of a frame [pixels].
+        side: of a frame's longer side [pixels].
 
     Returns:
         PNG bytes.
@@ -177,8 +177,10 @@ def leg_strip(frames: Sequence[Tensor], titles: Sequence[str], *, side: int = 72
     for i, (frame, title) in enumerate(zip(frames, titles, strict=True)):
         values = frame.squeeze().detach().cpu().numpy()
         shade = np.clip((values - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), 0, 1)
-        picture = Image.fromarray((255 * shade).round().astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
-        sheet.paste(picture, (i * step, head))
+        scale = side / max(values.shape)
+        shape = (max(1, round(values.shape[1] * scale)), max(1, round(values.shape[0] * scale)))
+        picture = Image.fromarray((255 * shade).round().astype(np.uint8)).resize(shape, Image.Resampling.NEAREST)
+        sheet.paste(picture, (i * step + (side - shape[0]) // 2, head + (side - shape[1]) // 2))
         pen.text((i * step + side / 2, head / 2), title, fill=(64, 64, 64), font=_font(), anchor="mm")
     buffer = io.BytesIO()
     sheet.save(buffer, format="png", compress_level=1)

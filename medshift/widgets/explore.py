@@ -68,8 +68,7 @@ def gallery_pictures(lattice: Lattice) -> Pictures:
     """A frame a failure, and in words what to look at."""
     canvas, found = ExplorerCanvas(), failures_of(lattice)
     frames: dict[Place, bytes] = {(i,): canvas.frame(shown) for i, shown in enumerate(found.values())}
-    lessons = [f"{shown.words}. {LESSONS.get(name, '')}" for name, shown in found.items()]
-    texts: dict[Place, str] = {(i,): lesson for i, lesson in enumerate(lessons)}
+    texts: dict[Place, str] = {(i,): LESSONS.get(name, name) for i, name in enumerate(found)}
     return Pictures("Failures, on unseen heads", (Dial("failure", tuple(found)),), frames, texts)
 
 

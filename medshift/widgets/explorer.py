@@ -97,7 +97,7 @@ class Explorer:
 
     def _upload(self) -> widgets.Widget:
         """The row that takes a file, and a path for what is too large to be sent through the browser."""
-        self.upload = widgets.FileUpload(accept=".png,.tif,.tiff,.dcm", multiple=False, description="Drop or choose")
+        self.upload = widgets.FileUpload(accept=".png,.tif,.tiff,.dcm", multiple=False, description="Choose a file")
         self.path = widgets.Text(placeholder="or its path where the kernel runs, then Enter", continuous_update=False)
         self.path.layout.width = "28em"
         self.upload.add_class("medshift-upload")
@@ -153,6 +153,7 @@ class Explorer:
         source, target = self.lattice.pairs[pair]
         image = self._own[view] if view in self._own else self.lattice.tensors[f"source/{pair}"][view].float()[None]
         self.bar.value, self.bar.layout.visibility, self.halt.layout.visibility = 0.0, "visible", "visible"
+        self.message.say("Translating; the picture is still the one before.")
         taken: list[Step] = []
 
         def follow(step: Step) -> None:
@@ -161,6 +162,7 @@ class Explorer:
             if step.done == 1.0:
                 self._known[key] = self._finished(image, taken, knobs, pair, view), taken
                 self._rest()
+                self.message.say("")
                 self._finish(*self._known[key])
 
         def failed(error: Exception) -> None:

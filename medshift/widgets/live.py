@@ -40,7 +40,8 @@ class Step:
 
     Args:
         done: share of all evaluations, 0 to 1.
-        title: ``↓ 0.42`` on the way down, ``↑ 0.42`` on the way up.
+        title: ``t = 1`` at both ends, ``↓ 0.42`` on the way down, ``z_τ, 0.3`` where the legs meet, ``↑ 0.42`` on the
+            way up.
         image: the state decoded, (1,1,H,W); the translation itself where `done` is 1.
     """
 
@@ -50,7 +51,7 @@ class Step:
 
 
 def translation(model: MedShift, image: Tensor, source: str, target: str, knobs: Knobs) -> Iterator[Step]:
-    """The states of a translation of one image (1,1,H,W), the last of which equals `MedShift.translate`'s result.
+    """The states of a translation of one image (1,1,H,W), each once, the last what `MedShift.translate` gives.
 
     Raises:
         ParameterError: knobs out of their range or an unknown domain, at the first step.
@@ -72,9 +73,12 @@ def translation(model: MedShift, image: Tensor, source: str, target: str, knobs:
                     break
                 x = state.x
                 shown = model.codec.decode(x, size=size)
-            here = done + state.evaluations
-            last = arrow == "↑" and state.t == leg[-1]
-            yield Step(1.0 if last else min(here / total, 0.999), f"{arrow} {state.t:.2g}", shown)
+            up, last = arrow == "↑", state.t == leg[-1]
+            if up and not last and state.t == leg[0]:
+                continue  # z_τ, which the way down ended with
+            title = "t = 1" if state.t == 1 else f"z_τ, {state.t:g}" if last else f"{arrow} {state.t:.2g}"
+            share = min((done + state.evaluations) / total, 0.999)
+            yield Step(1.0 if up and last else share, title, shown)
         done += (len(leg) - 1) * stages("heun")
 
 

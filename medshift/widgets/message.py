@@ -21,7 +21,7 @@ class Message:
 
     def __init__(self) -> None:
         """Start empty."""
-        self.widget = widgets.HTML()
+        self.widget = widgets.HTML(layout=widgets.Layout(min_height="2em"))  # else what stands below would jump
         self.widget.add_class("medshift-message")
         self._lock = threading.RLock()
 

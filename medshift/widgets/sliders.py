@@ -10,6 +10,8 @@ import ipywidgets as widgets
 from medshift.widgets.message import Message
 from medshift.widgets.pictures import Dial, Pictures
 
+FITS = 12  # letters of a value that fit beside a slider
+
 
 def sliders(pictures: Pictures) -> widgets.Widget:
     """A box of sliders, picture and words.
@@ -17,7 +19,7 @@ def sliders(pictures: Pictures) -> widgets.Widget:
     The picture follows while a slider is dragged: its bytes are ready, and ipywidgets sends only the newest of what
     waits. What the picture shows stands under it in words.
     """
-    dials = [slider(dial) for dial in pictures.dials]
+    dials = [(dropdown if max(map(len, dial.values)) > FITS else slider)(dial) for dial in pictures.dials]
     picture = image()
     picture.add_class("medshift-picture")
     words, message = widgets.HTML(), Message()
@@ -49,6 +51,19 @@ def slider(dial: Dial, **layout: Any) -> widgets.SelectionSlider:
         continuous_update=True,
         style={"description_width": "9em"},
         layout=widgets.Layout(width="32em", **layout),
+    )
+    made.add_class("medshift-dial")
+    return made
+
+
+def dropdown(dial: Dial) -> widgets.Dropdown:
+    """A list of a dial's values, for those that are too long to stand beside a slider; its ``index`` is the place."""
+    made = widgets.Dropdown(
+        options=[(value, i) for i, value in enumerate(dial.values)],
+        index=dial.start,
+        description=dial.name,
+        style={"description_width": "9em"},
+        layout=widgets.Layout(width="32em"),
     )
     made.add_class("medshift-dial")
     return made
