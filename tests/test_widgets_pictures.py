@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 import IPython.display
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from medshift.errors import DataError, ParameterError
 from medshift.widgets.message import Message
-from medshift.widgets.pictures import Dial, Pictures, places
+from medshift.widgets.pictures import Dial, Pictures, places, png_of
 from medshift.widgets.show import STATIC, show
 from medshift.widgets.sliders import sliders
 from medshift.widgets.static import filmstrip, player
@@ -56,6 +57,17 @@ def test_every_setting_is_drawn_once_at_one_size_and_no_figure_stays_open(pictur
     assert list(pictures.frames) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
     assert {Image.open(io.BytesIO(frame)).size for frame in pictures.frames.values()} == {(200, 150)}
     assert len(set(pictures.frames.values())) == 6 and not plt.get_fignums()
+
+
+def test_few_colours_show_the_figure_as_it_is() -> None:
+    figure = draw(1, 1)
+    buffer = io.BytesIO()
+    with plt.rc_context({"savefig.bbox": "standard"}):
+        figure.savefig(buffer, format="png", dpi=100)
+    full = np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+    small = png_of(figure)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int) - full).max() <= 8
+    assert len(small) < len(buffer.getvalue())
 
 
 def test_the_player_holds_every_picture_and_shows_where_the_dials_start(pictures: Pictures) -> None:

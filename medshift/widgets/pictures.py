@@ -13,6 +13,7 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 from medshift.errors import ParameterError
 
@@ -115,9 +116,14 @@ def places(dials: Sequence[Dial]) -> list[Place]:
 
 
 def png_of(figure: Figure, *, dots: int = DOTS) -> bytes:
-    """A figure as PNG bytes of its whole canvas, so that frames of one figure size are of one size; closes it."""
+    """A figure as PNG bytes of its whole canvas, so that frames of one figure size are of one size; closes it.
+
+    At most 256 colours, which a plot seldom has and which make its file a third as large: pages carry every frame.
+    """
     buffer = io.BytesIO()
     with plt.rc_context({"savefig.bbox": "standard"}):  # a tight box would follow the labels, and the picture jump
         figure.savefig(buffer, format="png", dpi=dots, metadata={"Software": None})
     plt.close(figure)
-    return buffer.getvalue()
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()

@@ -36,13 +36,15 @@ def test_smoke_draws_every_figure_without_a_network(smoke_run: SmokeRun) -> None
     assert {"01_domains", "01_physics", "02_octaves", "03_matrix", "04_panel_synthetic-high", "08_sizes"} <= names
     assert {"04_solvers", "04_snr", "04_rules", "04_cube", "04_failures", "05_embedding", "90_ranking"} <= names
     assert {"06_pareto", "06_panel_1", "06_watched"} <= names
+    assert {"00_paths", "00_learning", "00_solvers", "00_guidance", "00_tau", "00_couplings"} <= names
+    assert (figures / "99_gallery.csv").is_file()
     assert {"07_curved_path", "07_energies", "07_steps", "07_ablation", "07_film", "07_costs"} <= names
     for suffix in ("pdf", "svg", "json"):
         assert names <= {path.stem for path in figures.glob(f"*.{suffix}")}
     for name in names:
         sidecar = json.loads((figures / f"{name}.json").read_text())
-        published = name.startswith("90_")  # drawn from the paper's own numbers, not from images
-        assert published or sidecar["stamp"]["facts"]["data set"] == "phantom"
+        # 90 is drawn from the paper's own numbers and 00 from points in the plane, not from images.
+        assert name.startswith(("00_", "90_")) or sidecar["stamp"]["facts"]["data set"] == "phantom"
         assert sidecar["caption"]
         assert {json.dumps(read_stamp(figures / f"{name}.{kind}")) for kind in ("png", "pdf", "svg")} == {
             json.dumps(sidecar["stamp"])
