@@ -15,6 +15,7 @@ from torch import Tensor
 from medshift.checkpoint import load
 from medshift.data.folders import read_folders
 from medshift.errors import CheckpointError, DataError, ParameterError
+from medshift.fast import fast
 from medshift.flow_training import KIND, load_flow
 from medshift.guidance import in_precision
 from medshift.schedules import autocast_dtype
@@ -108,9 +109,10 @@ def open_method(
         return methods.open_trained(folder, device=device, base=network)
     if name not in ("", OWN, KIND, *methods.FREE):
         raise ParameterError(f"The checkpoint {folder} is of MedShift, which does not give {name!r}. {_known()}")
-    model = _medshift(folder, device)
     if name in ("", OWN, KIND) and not options:
-        return model
+        flow = load_flow(folder, device=device)
+        return MedShift(fast(flow.network), flow.codec, len(flow.domains), flow.domains)
+    model = _medshift(folder, device)
     try:
         return methods.FREE[OWN if name in ("", KIND) else name](model, **(options or {}))
     except TypeError as error:
@@ -160,6 +162,7 @@ def _method(folder: Path) -> dict[str, Any]:
 
 
 def _medshift(folder: Path, device: str) -> MedShift:
+    """What methods on top build on: the network as it is, since some of them reach into it."""
     flow = load_flow(folder, device=device)
     velocity = in_precision(flow.network, autocast_dtype(device))
     return MedShift(velocity, flow.codec, len(flow.domains), flow.domains)

@@ -1,0 +1,48 @@
+"""One translation in a process of its own: ``python first_image.py NAME SIDE``, from a process started just now.
+
+Prints JSON: seconds of import, of loading the weights, of the first image and of the second, and the peak memory in
+MiB after import and load, and after both images.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+START = time.perf_counter()
+sys.path.insert(0, str(Path(__file__).parents[1]))
+WEIGHTS = Path(__file__).parents[3] / "medshift/weights/cpu/medshift"
+
+
+def main() -> None:
+    name, side = sys.argv[1], int(sys.argv[2])
+    import torch
+
+    from medshift.flow_training import load_flow
+    from medshift.ode import leg_knots
+    from peers.roster import make
+
+    imported = time.perf_counter()
+    peer = make(name, load_flow(WEIGHTS).network)
+    loaded, held = time.perf_counter(), peak()
+    x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
+    knots = leg_knots(0.3, "uniform", 50)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        z = peer.leg(x, torch.tensor([1]), knots[::-1], 2.0)
+        peer.leg(z, torch.tensor([3]), knots, 2.0)
+        seconds.append(time.perf_counter() - start)
+    times = {"import": imported - START, "load": loaded - imported, "first": seconds[0], "second": seconds[1]}
+    print(json.dumps({**times, "held": held, "peak": peak()}))
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
