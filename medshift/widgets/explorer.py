@@ -193,8 +193,10 @@ class Explorer:
     def _stop(self, button: Any = None) -> None:
         with self.message.of_errors():
             self.newest.stop()
+            under_way = self.halt.layout.visibility == "visible"  # it may have ended just before
             self._rest()
-            self.message.say("Stopped; the picture is the one before. Move a slider to go on.")
+            if under_way:
+                self.message.say("Stopped; the picture is the one before. Move a slider to go on.")
 
     # An image of one's own.
 

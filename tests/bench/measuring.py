@@ -92,10 +92,11 @@ def machine() -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} not installed")
     load = f"; load over the last minute {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    told = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
     threads = f"{torch.get_num_threads()} thread(s), {clock}"
     return [
         f"Machine: {models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.system()} "
         f"{platform.machine()}; {threads}; {', '.join(abilities) or 'no bfloat16'}{load}.",
         f"Versions: Python {platform.python_version()}, {', '.join(versions)}.",
-        f"Command: `make bench`, that is `{' '.join([Path(sys.executable).name, '-m', 'pytest', *sys.argv[1:]])}`.",
+        f"Command: `make bench`, that is `{told}{' '.join(['python', '-m', 'pytest', *sys.argv[1:]])}`.",
     ]

@@ -78,7 +78,7 @@ def test_seconds_per_image(report: Any, peers: dict[str, Any], side: int) -> Non
         for name, peer in peers.items():
             work[name] = partial(peer.leg, x, label, KNOTS[:2], SCALE)
         pixels = batch * side**2
-        timings = in_turns(work, turns=2 if pixels > 200_000 else 3 if pixels > 40_000 else 7)
+        timings = in_turns(work, turns=1 if pixels > 200_000 else 3 if pixels > 40_000 else 7)
         for name, timing in timings.items():
             rows[name] += [f"{timing.median * INTERVALS / batch:.3g}", ratio(timings[BASE], timing)]
     for name in NAMES:
