@@ -325,3 +325,23 @@ def test_differences_name_what_changed() -> None:
         "package torch: 2.11 → 2.12",
     ]
     assert differences(before, before) == [] and differences({}, {}) == []
+
+
+@pytest.mark.parametrize("delay", [0.002, 0.01, 0.05, 0.1, 0.2, 0.4])
+def test_an_interruption_waits_for_the_import_graph(delay: float) -> None:
+    """grimp is compiled from Rust and panics, instead of raising, where it is interrupted."""
+    script = f"""
+import signal
+from medshift.repro import keys
+import grimp
+signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+signal.setitimer(signal.ITIMER_REAL, {delay})
+try:
+    keys._graph()
+    signal.pause()  # the graph was done sooner
+except KeyboardInterrupt:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

@@ -11,9 +11,12 @@ import ast
 import hashlib
 import io
 import json
+import signal
 import sys
+import threading
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -95,9 +98,28 @@ def _cut(lines: list[str], node: ast.stmt) -> set[int]:
 def _graph() -> Any:
     import grimp
 
-    return grimp.build_graph(
-        PACKAGE.name, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
-    )
+    with _signals_held():  # grimp's compiled part panics where it is interrupted
+        return grimp.build_graph(
+            PACKAGE.name, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+        )
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the end; outside the main thread, where none arrives, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    for number in received[:1]:
+        signal.raise_signal(number)
 
 
 def _file(module: str) -> Path:
