@@ -22,21 +22,30 @@ gains nothing over the arrangement above and takes a minute for each size of ima
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medshift.errors import ParameterError
+from medshift import checkpoint
+from medshift.codec import from_description
+from medshift.errors import CheckpointError, ParameterError
 from medshift.flow import Batch, Labels, Time
-from medshift.lean_network import Conditioning, LeanUNet
-from medshift.network import VelocityNetwork
+from medshift.lean_network import Conditioning, LeanUNet, arranged
 from medshift.schedules import autocast_dtype
+from medshift.translate import MedShift
 
-__all__ = ["FastVelocity", "compiled", "fast"]
+if TYPE_CHECKING:
+    from medshift.network import VelocityNetwork
+
+__all__ = ["FastVelocity", "compiled", "fast", "load_fast"]
 
 KEPT_TIMES = 512  # whose conditioning is kept; a leg of 50 Heun intervals has 51
+KIND, NETWORK = "flow-matching", "velocity-unet"  # of the checkpoints that `load_fast` reads
+AVERAGE = "module."  # before each name of a moving average
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,8 +65,7 @@ class FastVelocity:
 
     def __init__(self, conditioning: Conditioning, lean: LeanUNet, evaluate: Evaluate | None = None) -> None:
         self.conditioning, self.lean, self.evaluate = conditioning, lean, evaluate or lean
-        self.dtype, self.null_label = lean.dtype, lean.config.n_domains
-        self.stride = 2 ** (len(lean.config.channels) - 1)
+        self.dtype, self.null_label, self.stride = lean.dtype, lean.null_label, lean.stride
         self.tables: dict[float, Tensor] = {}
 
     @torch.no_grad()
@@ -84,7 +92,7 @@ class FastVelocity:
         return self.tables[time][label]
 
     def _check(self, x: Batch, t: Time, label: Labels) -> None:
-        batch, channels = len(x), self.lean.config.in_channels
+        batch, channels = len(x), self.lean.channels
         if x.ndim != 4 or x.shape[1] != channels:
             raise ParameterError(f"This network expects latents (B, {channels}, H, W), not {tuple(x.shape)}.")
         if not t.is_floating_point() or t.ndim > 1 or (t.ndim == 1 and len(t) != batch):
@@ -104,15 +112,54 @@ def fast(network: VelocityNetwork, *, dtype: torch.dtype | None = None) -> FastV
     Raises:
         ParameterError: another dtype, or a network with adapters in it.
     """
-    device = next(network.parameters()).device
+    return _fast(network.config.to_dict(), network.state_dict(), dtype)
+
+
+def load_fast(folder: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> MedShift:
+    """The MedShift of a checkpoint, around a fast velocity of the moving average of its weights.
+
+    It equals ``MedShift(fast(flow.network), flow.codec, ...)`` with ``flow = load_flow(folder)``, and is there in a
+    fraction of the time, most of which goes into importing what the layers of a network to train are made of.
+
+    Args:
+        folder: the checkpoint's, or that of the run.
+        dtype: see `fast`.
+        device: where to put network and codec.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one of another method or architecture.
+        ParameterError: another dtype.
+    """
+    held = checkpoint.load(folder, only=("network-ema", "codec"))
+    method = held.state.get("method", {})
+    if method.get("kind") != KIND:
+        raise CheckpointError(
+            f"{held.path} is a checkpoint of {method.get('kind', 'an unknown method')!r}, not of {KIND!r}; "
+            "give the folder of a MedShift training."
+        )
+    if (kind := method["network"].get("kind")) != NETWORK:
+        raise CheckpointError(f"{held.path} holds a network {kind!r}; this version knows {NETWORK!r}.")
+    codec = {key: value for key, value in method["codec"].items() if key != "fingerprint"}
+    average = held.tensors["network-ema"].items()
+    tensors = {name[len(AVERAGE) :]: value.to(device) for name, value in average if name.startswith(AVERAGE)}
+    try:
+        velocity = _fast(method["network"], tensors, dtype)
+    except (KeyError, ParameterError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The weights in {held.path} belong to another architecture than the one it names ({error}); train again."
+        ) from error
+    domains = tuple(method["domains"])
+    return MedShift(velocity, from_description(codec, held.tensors["codec"]).to(device), len(domains), domains)
+
+
+def _fast(config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> FastVelocity:
+    device = next(iter(tensors.values())).device
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise ParameterError(f"dtype is {dtype}, expected torch.float32 or torch.bfloat16, or None to choose.")
     able = autocast_dtype(device) or torch.float32
     if dtype == torch.bfloat16 != able:
-        warnings.warn(f"{device} has no bfloat16 in hardware; the network is evaluated in float32.", stacklevel=2)
-    lean = LeanUNet(network, dtype if dtype == torch.float32 else able)
-    conditioning = Conditioning(network).requires_grad_(False).eval()
-    return FastVelocity(conditioning, lean)
+        warnings.warn(f"{device} has no bfloat16 in hardware; the network is evaluated in float32.", stacklevel=3)
+    return FastVelocity(*arranged(config, tensors, dtype if dtype == torch.float32 else able))
 
 
 def compiled(velocity: FastVelocity, *, sizes: int = 4) -> FastVelocity:

@@ -1,6 +1,8 @@
 r"""The network of `medshift.network`, arranged for evaluation: the same function in fewer and cheaper operations.
 
-`LeanUNet` holds copies of a `VelocityNetwork`'s weights. Nothing is approximated; sums are taken in another order:
+`arranged` makes it of a `VelocityNetwork`'s weights, which are all it takes: neither the network itself nor the library
+that defines its layers is imported, since that takes longer than a translation. Nothing is approximated; sums are
+taken in another order:
 
 * Everything lies in channels-last order, the one in which convolutions run without rearranging their input.
 * Nearest-neighbour upsampling and the 3x3 convolution after it are one transposed convolution, whose kernel of 4x4 at
@@ -17,22 +19,82 @@ Reference:
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from itertools import zip_longest
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medshift.errors import ParameterError
-from medshift.network import TIME_SCALE, VelocityNetwork
 
-__all__ = ["Conditioning", "LeanUNet", "doubling_kernel"]
+__all__ = ["Conditioning", "LeanUNet", "arranged", "doubling_kernel"]
 
 # Pixels below which torch's group normalisation on the CPU is several times slower in bfloat16 than in float32.
 SMALL_MAP = 1024
+TIME_SCALE = 1000.0  # the network's unit of time
+LONGEST_WAVE = 10000.0  # of its embedding, in radians of that time to the radian
+EPSILON = 1e-5  # of every normalisation
+BARE = "Give weights of the architecture that the configuration says, with adapters merged into them."
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def arranged(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype
+) -> tuple[Conditioning, LeanUNet]:
+    """What times and labels say, and the U-Net that listens, as copies of a network's weights.
+
+    Args:
+        config: the network's shape, as `medshift.network.NetworkConfig.to_dict` says it.
+        tensors: its weights by name, as its `state_dict` holds them.
+        dtype: of the U-Net's weights and of the states between its layers.
+
+    Raises:
+        ParameterError: weights of another network, or other layers, such as adapters.
+    """
+    layers = _Layers(tensors)
+    device = next(iter(tensors.values())).device
+    conditioning = Conditioning(config, layers).to(device)
+    lean = LeanUNet(config, layers, dtype)
+    if layers.left:
+        raise ParameterError(f"The network has layers unknown here ({', '.join(sorted(layers.left)[:3])}, ...). {BARE}")
+    return conditioning.requires_grad_(False).eval(), lean.requires_grad_(False).eval()
+
+
+class _Layers:
+    """A network's tensors, copied in single precision; each is taken once."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.left = dict(tensors)
+
+    def take(self, layer: str) -> dict[str, Tensor]:
+        """Weight, and bias if there is one, of a layer of the U-Net."""
+        names = [name for name in (f"unet.{layer}.weight", f"unet.{layer}.bias") if name in self.left]
+        if not names:
+            raise ParameterError(f"The network lacks the layer {layer!r}. {BARE}")
+        return {name.rpartition(".")[2]: self.left.pop(name).detach().to(torch.float32, copy=True) for name in names}
+
+    def has(self, layer: str) -> bool:
+        return f"unet.{layer}.weight" in self.left
+
+
+class _Place(NamedTuple):
+    """A level of the U: its name, its residual blocks, and whether its pixels attend to each other."""
+
+    name: str
+    blocks: int
+    attends: bool
+
+
+def _places(config: Mapping[str, Any]) -> Iterator[_Place]:
+    """All levels in the order of evaluation."""
+    levels, blocks = range(len(config["channels"])), config["layers_per_block"]
+    attends = [level in config["attention_levels"] for level in levels]
+    yield from (_Place(f"down_blocks.{n}", blocks, attends[n]) for n in levels)
+    yield _Place("mid_block", 2, True)
+    yield from (_Place(f"up_blocks.{n}", blocks + 1, attends[-1 - n]) for n in levels)
 
 
 def doubling_kernel(weight: Tensor) -> Tensor:
@@ -54,27 +116,35 @@ class Conditioning(nn.Module):
     """What time and label say to each residual block, in one matrix product of single precision.
 
     Args:
-        network: whose weights to copy.
+        config: see `arranged`.
+        layers: of which it takes its own.
 
     Attributes:
         widths: of each block, in the order of the network's evaluation: twice its channels, scale and shift.
     """
 
-    def __init__(self, network: VelocityNetwork) -> None:
+    waves: Tensor
+
+    def __init__(self, config: Mapping[str, Any], layers: _Layers) -> None:
         super().__init__()
-        unet: Any = network.unet
-        self.waves = copy.deepcopy(unet.time_proj)
-        self.time = copy.deepcopy(unet.time_embedding).float()
-        self.label = copy.deepcopy(unet.class_embedding).float()
-        projections = [block.time_emb_proj for block in _residual_blocks(unet)]
-        self.widths = [projection.out_features for projection in projections]
-        self.weight = nn.Parameter(torch.cat([p.weight for p in projections]).detach().float())
-        self.bias = nn.Parameter(torch.cat([p.bias for p in projections]).detach().float())
+        half = config["channels"][0] // 2
+        self.register_buffer("waves", torch.exp(-math.log(LONGEST_WAVE) * torch.arange(half) / half), persistent=False)
+        self.time = nn.Sequential(
+            _linear(layers.take("time_embedding.linear_1")),
+            nn.SiLU(),
+            _linear(layers.take("time_embedding.linear_2")),
+        ).float()
+        self.label = nn.Embedding.from_pretrained(layers.take("class_embedding")["weight"].float())
+        names = (f"{place.name}.resnets.{n}" for place in _places(config) for n in range(place.blocks))
+        projections = [layers.take(f"{name}.time_emb_proj") for name in names]
+        self.widths = [len(projection["bias"]) for projection in projections]
+        self.weight = nn.Parameter(torch.cat([p["weight"] for p in projections]).float())
+        self.bias = nn.Parameter(torch.cat([p["bias"] for p in projections]).float())
 
     def forward(self, t: Tensor, label: Tensor) -> Tensor:
         """Rows (B, sum of `widths`), float32, for times t () or (B,) and labels (B,) int64."""
-        waves = self.waves(TIME_SCALE * t.to(label.device, torch.float32).reshape(-1))
-        embedded = self.time(waves) + self.label(label)
+        phases = TIME_SCALE * t.to(label.device, torch.float32).reshape(-1, 1) * self.waves
+        embedded = self.time(torch.cat([phases.cos(), phases.sin()], dim=1)) + self.label(label)
         return F.linear(F.silu(embedded), self.weight, self.bias)
 
 
@@ -82,26 +152,29 @@ class LeanUNet(nn.Module):
     """A velocity network's U-Net without its embeddings.
 
     Args:
-        network: whose weights to copy.
+        config: see `arranged`.
+        layers: of which it takes its own.
         dtype: of weights and of the states between layers.
 
-    Raises:
-        ParameterError: the network has other layers than `medshift.network` gives it, such as adapters.
+    Attributes:
+        channels: C of the latents.
+        null_label: the class that stands for "no domain", K.
+        stride: H and W of the latents are multiples of it.
     """
 
-    def __init__(self, network: VelocityNetwork, dtype: torch.dtype) -> None:
+    def __init__(self, config: Mapping[str, Any], layers: _Layers, dtype: torch.dtype) -> None:
         super().__init__()
-        _check_layers(network)
-        unet: Any = copy.deepcopy(network.unet)
-        self.widths = [block.time_emb_proj.out_features for block in _residual_blocks(unet)]
-        self.first, self.last = unet.conv_in, unet.conv_out
-        self.norm = _Norm(unet.conv_norm_out)
-        self.down: Any = nn.ModuleList(_Level(block) for block in unet.down_blocks)
-        self.middle = _Level(unet.mid_block)
-        self.up: Any = nn.ModuleList(_Level(block) for block in unet.up_blocks)
+        depth = len(config["channels"])
+        self.channels, self.null_label, self.stride = config["in_channels"], config["n_domains"], 2 ** (depth - 1)
+        self.first, self.last = _conv(layers.take("conv_in")), _conv(layers.take("conv_out"))
+        self.norm = _Norm(layers.take("conv_norm_out"), config["norm_groups"])
+        levels = [_Level(place, config, layers) for place in _places(config)]
+        self.down: Any = nn.ModuleList(levels[:depth])
+        self.middle: Any = levels[depth]
+        self.up: Any = nn.ModuleList(levels[depth + 1 :])
+        self.widths = [2 * block.conv1.out_channels for level in levels for block in level.blocks]
         self.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.requires_grad_(False).eval()
-        self.dtype, self.config = dtype, network.config
+        self.dtype = dtype
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """The velocity (B, C, H, W), in the dtype of `x`.
@@ -136,40 +209,46 @@ class _Level(nn.Module):
     blocks: Any
     resample: Any
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, place: _Place, config: Mapping[str, Any], layers: _Layers) -> None:
         super().__init__()
-        pairs = zip_longest(block.resnets, getattr(block, "attentions", ()))
-        self.blocks = nn.ModuleList(_Residual(residual, attention) for residual, attention in pairs)
-        self.resample = None
-        if downsamplers := getattr(block, "downsamplers", None):
-            self.resample = downsamplers[0].conv
-        elif upsamplers := getattr(block, "upsamplers", None):
-            self.resample = _doubling(upsamplers[0].conv)
+        groups, width = config["norm_groups"], config["head_channels"]
+        blocks = [_Residual(f"{place.name}.resnets.{n}", layers, groups) for n in range(place.blocks)]
+        for n, block in enumerate(blocks):
+            if place.attends and layers.has(f"{place.name}.attentions.{n}.group_norm"):
+                block.attention = _Attention(f"{place.name}.attentions.{n}", layers, groups, width)
+        self.blocks, self.resample = nn.ModuleList(blocks), None
+        if layers.has(down := f"{place.name}.downsamplers.0.conv"):
+            self.resample = _conv(layers.take(down), stride=2)
+        elif layers.has(up := f"{place.name}.upsamplers.0.conv"):
+            self.resample = _doubling(layers.take(up))
 
 
 class _Norm(nn.Module):
-    """Group normalisation with the weights of another."""
+    """Group normalisation."""
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    def __init__(self, held: Mapping[str, Tensor], groups: int) -> None:
         super().__init__()
-        self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
+        self.groups, self.weight, self.bias = groups, nn.Parameter(held["weight"]), nn.Parameter(held["bias"])
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[2] * x.shape[3] < SMALL_MAP:
             weight, bias = self.weight.float(), self.bias.float()
-            return F.group_norm(x.float(), self.groups, weight, bias, self.eps).to(x.dtype)
-        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+            return F.group_norm(x.float(), self.groups, weight, bias, EPSILON).to(x.dtype)
+        return F.group_norm(x, self.groups, self.weight, self.bias, EPSILON)
 
 
 class _Residual(nn.Module):
     """Norm, convolution, norm with the scale and shift of time and label, convolution; the input; attention, if any."""
 
-    def __init__(self, block: Any, attention: Any = None) -> None:
+    attention: nn.Module
+
+    def __init__(self, name: str, layers: _Layers, groups: int) -> None:
         super().__init__()
-        self.attention = nn.Identity() if attention is None else _Attention(attention)
-        self.norm1, self.norm2 = _Norm(block.norm1), _Norm(block.norm2)
-        self.conv1, self.conv2 = block.conv1, block.conv2
-        self.shortcut = block.conv_shortcut or nn.Identity()
+        self.norm1, self.norm2 = (_Norm(layers.take(f"{name}.norm{n}"), groups) for n in (1, 2))
+        self.conv1, self.conv2 = (_conv(layers.take(f"{name}.conv{n}")) for n in (1, 2))
+        shortcut = f"{name}.conv_shortcut"
+        self.shortcut = _conv(layers.take(shortcut)) if layers.has(shortcut) else nn.Identity()
+        self.attention = nn.Identity()
 
     def forward(self, x: Tensor, said: Tensor) -> Tensor:
         scale, shift = said.chunk(2, dim=1)
@@ -181,13 +260,12 @@ class _Residual(nn.Module):
 class _Attention(nn.Module):
     """Every pixel attends to every other; the input is added."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, name: str, layers: _Layers, groups: int, head_channels: int) -> None:
         super().__init__()
-        parts = (attention.to_q, attention.to_k, attention.to_v)
-        self.norm, self.heads, self.out = _Norm(attention.group_norm), attention.heads, attention.to_out[0]
-        self.into = nn.Linear(parts[0].in_features, sum(part.out_features for part in parts))
-        self.into.weight = nn.Parameter(torch.cat([part.weight for part in parts]).detach())
-        self.into.bias = nn.Parameter(torch.cat([part.bias for part in parts]).detach())
+        parts = [layers.take(f"{name}.to_{part}") for part in "qkv"]
+        self.norm, self.out = _Norm(layers.take(f"{name}.group_norm"), groups), _linear(layers.take(f"{name}.to_out.0"))
+        self.into = _linear({key: torch.cat([part[key] for part in parts]) for key in ("weight", "bias")})
+        self.heads = self.out.out_features // head_channels
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -198,24 +276,22 @@ class _Attention(nn.Module):
         return self.out(h).reshape(batch, height, width, channels).permute(0, 3, 1, 2) + x
 
 
-def _doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
-    doubling = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1)
-    doubling.weight = nn.Parameter(doubling_kernel(conv.weight.detach()))
-    doubling.bias = conv.bias
-    return doubling
+def _linear(held: Mapping[str, Tensor]) -> nn.Linear:
+    outs, ins = held["weight"].shape
+    return _with(nn.Linear(ins, outs, device="meta"), held)
 
 
-def _residual_blocks(unet: Any) -> Iterator[Any]:
-    """All residual blocks in the order of evaluation."""
-    for part in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        yield from part.resnets
+def _conv(held: Mapping[str, Tensor], stride: int = 1) -> nn.Conv2d:
+    outs, ins, side, _ = held["weight"].shape
+    return _with(nn.Conv2d(ins, outs, side, stride=stride, padding=side // 2, device="meta"), held)
 
 
-def _check_layers(network: VelocityNetwork) -> None:
-    with torch.device("meta"):
-        expected = VelocityNetwork(network.config).state_dict()
-    if unknown := sorted(set(network.state_dict()) ^ set(expected)):
-        raise ParameterError(
-            f"The network has layers that a bare one has not, or lacks some ({', '.join(unknown[:3])}, ...). Give the "
-            "network itself: adapters have to be merged into its weights first."
-        )
+def _doubling(held: Mapping[str, Tensor]) -> nn.ConvTranspose2d:
+    outs, ins, *_ = held["weight"].shape
+    doubling = nn.ConvTranspose2d(ins, outs, 4, stride=2, padding=1, device="meta")
+    return _with(doubling, {**held, "weight": doubling_kernel(held["weight"])})
+
+
+def _with(module: M, held: Mapping[str, Tensor]) -> M:
+    module.load_state_dict(held, assign=True)
+    return module

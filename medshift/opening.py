@@ -15,9 +15,9 @@ from torch import Tensor
 from medshift.checkpoint import load
 from medshift.data.folders import read_folders
 from medshift.errors import CheckpointError, DataError, ParameterError
-from medshift.fast import fast
-from medshift.flow_training import KIND, load_flow
+from medshift.fast import KIND, load_fast
 from medshift.guidance import in_precision
+from medshift.methods_index import FLOORS, FREE_MODULES, TRAINED
 from medshift.schedules import autocast_dtype
 from medshift.translate import Domain, MedShift, Translator
 
@@ -92,9 +92,7 @@ def open_method(
         CheckpointError: no checkpoint, or a damaged one, or one of no method.
         ParameterError: the checkpoint does not give the method asked for, or options it does not know.
     """
-    from medshift import methods
-
-    if name in methods.FLOORS:
+    if name in FLOORS:
         raise ParameterError(
             f"{name!r} is fitted to training images and has no checkpoint: give a folder of images with one "
             "sub-folder for each domain, by --training."
@@ -105,13 +103,13 @@ def open_method(
             raise ParameterError(f"The checkpoint {folder} is of {kind!r}, not of {name!r}. {_known()}")
         if options:
             raise ParameterError(f"A trained {kind!r} takes no options; its checkpoint says all.")
-        network = None if base is None else load_flow(base, device=device).network
-        return methods.open_trained(folder, device=device, base=network)
-    if name not in ("", OWN, KIND, *methods.FREE):
+        return _open_trained(folder, device, base)
+    if name not in ("", OWN, KIND, *FREE_MODULES):
         raise ParameterError(f"The checkpoint {folder} is of MedShift, which does not give {name!r}. {_known()}")
     if name in ("", OWN, KIND) and not options:
-        flow = load_flow(folder, device=device)
-        return MedShift(fast(flow.network), flow.codec, len(flow.domains), flow.domains)
+        return load_fast(folder, device=device)
+    from medshift import methods
+
     model = _medshift(folder, device)
     try:
         return methods.FREE[OWN if name in ("", KIND) else name](model, **(options or {}))
@@ -133,13 +131,13 @@ def open_fitted(name: str, training: Path, *, size: int | None = None) -> Transl
         ParameterError: no such method, or images of several sizes.
         DataError: no folder, a domain without images, a damaged file.
     """
-    from medshift import methods
-
-    if name not in methods.FLOORS:
+    if name not in FLOORS:
         raise ParameterError(
-            f"--method {name!r} is none of those fitted to training images, which are {', '.join(methods.FLOORS)}; "
+            f"--method {name!r} is none of those fitted to training images, which are {', '.join(FLOORS)}; "
             "name one of these by --method, or give --checkpoint in place of --training."
         )
+    from medshift import methods
+
     found = read_folders(training, size=size)
     images = [found.images(domain, "train", limit=TRAINING_IMAGES) for domain in found.domains]
     made = methods.floor(name, images, found.domains)
@@ -161,8 +159,18 @@ def _method(folder: Path) -> dict[str, Any]:
     return method
 
 
+def _open_trained(folder: Path, device: str, base: Path | None) -> Translator:
+    from medshift import methods
+    from medshift.flow_training import load_flow
+
+    network = None if base is None else load_flow(base, device=device).network
+    return methods.open_trained(folder, device=device, base=network)
+
+
 def _medshift(folder: Path, device: str) -> MedShift:
     """What methods on top build on: the network as it is, since some of them reach into it."""
+    from medshift.flow_training import load_flow
+
     flow = load_flow(folder, device=device)
     velocity = in_precision(flow.network, autocast_dtype(device))
     return MedShift(velocity, flow.codec, len(flow.domains), flow.domains)
@@ -170,12 +178,9 @@ def _medshift(folder: Path, device: str) -> MedShift:
 
 def _known() -> str:
     """What can be asked for, as the end of an error."""
-    from medshift import methods
-
-    free = ", ".join(dict.fromkeys((OWN, *methods.FREE)))
     return (
-        f"From a MedShift's checkpoint come {free}; from their own {', '.join(methods.TRAINED)}; "
-        f"from training images (--training) {', '.join(methods.FLOORS)}."
+        f"From a MedShift's checkpoint come {', '.join(FREE_MODULES)}; from their own {', '.join(TRAINED)}; "
+        f"from training images (--training) {', '.join(FLOORS)}."
     )
 
 

@@ -217,11 +217,11 @@ def test_a_checkpoints_kind_decides_what_opens(
     assert isinstance(model, MedShift) and model.domain_names == DOMAINS
     assert isinstance(open_method(flow, name="sdedit"), FreshNoise)
     made: list[Any] = []
-    monkeypatch.setattr(methods, "FREE", {"mine": lambda model, **options: made.append((model, options)) or Shifted()})
-    assert isinstance(open_method(flow, name="mine", options={"a": 1}), Shifted)
+    monkeypatch.setattr(methods, "FREE", {"ddib": lambda model, **options: made.append((model, options)) or Shifted()})
+    assert isinstance(open_method(flow, name="ddib", options={"a": 1}), Shifted)
     assert isinstance(made[0][0], MedShift) and made[0][1] == {"a": 1}
-    with pytest.raises(ParameterError, match="come medshift, mine;"):
-        open_method(flow, name="sdedit")
+    with pytest.raises(ParameterError, match="come medshift, sdedit, ddib"):
+        open_method(flow, name="mine")
     with pytest.raises(CheckpointError):
         open_method(tmp_path / "nowhere")
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from medshift import checkpoint, flow_training
 from medshift import fast as fast_module
 from medshift.adapters import AdaptedVelocity
 from medshift.codec import PatchCodec
-from medshift.errors import ParameterError
-from medshift.fast import KEPT_TIMES, compiled, fast
+from medshift.errors import CheckpointError, ParameterError
+from medshift.fast import KEPT_TIMES, KIND, NETWORK, compiled, fast, load_fast
 from medshift.flow_training import FlowMatching, load_flow
 from medshift.guidance import CountingVelocity, guided
 from medshift.latents_once import latents_once
-from medshift.lean_network import Conditioning, LeanUNet, doubling_kernel
+from medshift.lean_network import Conditioning, arranged, doubling_kernel
 from medshift.many import sweep
-from medshift.network import TIME_SCALE, build_network
+from medshift.network import TIME_SCALE, VelocityNetwork, build_network
 from medshift.ode import time_grid
 from medshift.train import TrainConfig, train
 from medshift.translate import AS_PUBLISHED, MedShift
@@ -115,7 +116,7 @@ def test_guidance_is_one_call_of_both_branches_and_one_branch_at_scale_one():
 
 def test_conditioning_is_the_network_s_own():
     network = awake(attention_levels=(1,))
-    unet, conditioning = network.unet, Conditioning(network)
+    unet, (conditioning, _) = network.unet, arranged(network.config.to_dict(), network.state_dict(), torch.float32)
     t, label = torch.rand(4), torch.arange(4)
     embedded = F.silu(unet.time_embedding(unet.time_proj(TIME_SCALE * t)) + unet.class_embedding(label))
     blocks = [m for name, m in unet.named_modules() if name.endswith("time_emb_proj")]
@@ -209,6 +210,37 @@ def test_refuses_adapters_other_types_and_no_sizes():
         fast(adapted)
 
 
+def test_a_checkpoint_opens_as_the_same_model_without_the_network_s_library(trained):
+    folder = "medshift/weights/cpu/medshift"
+    plain, quick = MedShift(fast(trained.network), trained.codec, K), load_fast(folder)
+    images = torch.randn(2, 1, 24, 20, generator=torch.Generator().manual_seed(0)).mul(0.3)
+    knobs = {"tau": 0.4, "guidance": 2.0, "steps": 3}
+    assert torch.equal(quick.translate(images, 1, "real-low", **knobs), plain.translate(images, 1, 2, **knobs))
+    assert quick.domain_names == trained.domains and (KIND, NETWORK) == (flow_training.KIND, VelocityNetwork.kind)
+    script = "import sys; from medshift.fast import load_fast; load_fast(sys.argv[1]); print('diffusers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda method: method.update(kind="cut"), "'cut', not of 'flow-matching'"),
+        (lambda method: method["network"].update(kind="dit"), "network 'dit'"),
+        (lambda method: method["network"].update(channels=[32, 64]), "another architecture"),
+        (lambda method: method["network"].update(layers_per_block=2), "another architecture"),
+        (lambda method: method["network"].pop("norm_groups"), "another architecture"),
+        (lambda method: method["network"].update(layers_per_block=0), "another architecture"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(monkeypatch, change, words):
+    held = checkpoint.load("medshift/weights/cpu/medshift", only=("network-ema", "codec"))
+    change(held.state["method"])
+    monkeypatch.setattr(checkpoint, "load", lambda *args, **kwargs: held)
+    with pytest.raises(CheckpointError, match=words):
+        load_fast("anywhere")
+
+
 def test_without_bfloat16_in_hardware_it_is_single_precision_and_said_once(monkeypatch):
     monkeypatch.setattr(fast_module, "autocast_dtype", lambda device: None)
     network = awake()
@@ -243,7 +275,7 @@ def test_a_missing_compiler_is_met_by_torch_itself(tmp_path):
     lines = """
         import torch, warnings
         from medshift.fast import compiled, fast
-        from medshift.network import build_network
+        from medshift.network import TIME_SCALE, VelocityNetwork, build_network
         velocity = fast(build_network("smoke", n_domains=2, in_channels=4), dtype=torch.float32)
         x, t, label = torch.randn(1, 4, 8, 8), torch.tensor(0.5), torch.tensor([0])
         with warnings.catch_warnings(record=True) as said:
@@ -349,7 +381,8 @@ def test_lean_network_takes_fewer_products():
     network = awake(channels=(16, 32, 48))
     x, label = batch(2, (32, 32))
     flops = []
-    lean, rows = LeanUNet(network, torch.float32), Conditioning(network)(torch.tensor(0.5), label)
+    conditioning, lean = arranged(network.config.to_dict(), network.state_dict(), torch.float32)
+    rows = conditioning(torch.tensor(0.5), label)
     for run in (lambda: network(x, torch.tensor(0.5), label), lambda: lean(x, rows)):
         with FlopCounterMode(display=False) as counter:
             run()

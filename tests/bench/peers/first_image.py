@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,12 +22,21 @@ def main() -> None:
     name, side = sys.argv[1], int(sys.argv[2])
     import torch
 
-    from medshift.flow_training import load_flow
     from medshift.ode import leg_knots
-    from peers.roster import make
 
-    imported = time.perf_counter()
-    peer = make(name, load_flow(WEIGHTS).network)
+    if name.startswith("fast"):
+        from medshift.fast import compiled, load_fast
+        from peers.ours import Ours
+
+        imported = time.perf_counter()
+        velocity = load_fast(WEIGHTS).velocity
+        peer: Any = Ours(name, compiled(velocity) if "compiled" in name else velocity, velocity.null_label)
+    else:
+        from medshift.flow_training import load_flow
+        from peers.roster import make
+
+        imported = time.perf_counter()
+        peer = make(name, load_flow(WEIGHTS).network)
     loaded, held = time.perf_counter(), peak()
     x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
     knots = leg_knots(0.3, "uniform", 50)
