@@ -217,7 +217,7 @@ def test_a_checkpoint_opens_as_the_same_model_without_the_network_s_library(trai
     knobs = {"tau": 0.4, "guidance": 2.0, "steps": 3}
     assert torch.equal(quick.translate(images, 1, "real-low", **knobs), plain.translate(images, 1, 2, **knobs))
     assert quick.domain_names == trained.domains and (KIND, NETWORK) == (flow_training.KIND, VelocityNetwork.kind)
-    script = "import sys; from medshift.fast import load_fast; load_fast(sys.argv[1]); print('diffusers' in sys.modules)"
+    script = "import sys; from medshift import fast; fast.load_fast(sys.argv[1]); print('diffusers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

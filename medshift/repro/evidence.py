@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medshift.repro.fewer_evaluations import evaluations_plan
 from medshift.repro.pipeline import codec_plan, train_plan, views_plan
 from medshift.repro.profiles import Profile
 from medshift.repro.stage import Plan
@@ -121,6 +122,7 @@ def mechanisms(profile: Profile, made: Mapping[str, Plan], *, seed: int) -> dict
     with_and_without = {**inputs, "untouched": untouched}
     return {
         "solvers": Plan("solvers", "medshift.stages.solvers", solvers, inputs, "comparing solvers"),
+        "evaluations": evaluations_plan(profile, inputs, PAIRS[0]),
         "cube": Plan("cube", "medshift.stages.cube", cube, inputs, "guiding each leg"),
         "collapse": Plan("collapse", "medshift.stages.collapse", collapse, inputs, "inverting clean sources"),
         "untouched": untouched,
@@ -240,7 +242,8 @@ def _stages() -> tuple[str, ...]:
     judged = [f"judged {name}" for name in (*names, *phantoms, *others)]
     drawn = [f"sweep {name}" for name in (*names[:LEARNING], *others[2:])]
     predicted = [f"prediction {name}" for name in (*names, "half", "coarse")]
-    return (*judged, *drawn, *predicted, "solvers", "cube", "collapse", "untouched", "objects", "views half")
+    studies = ("solvers", "evaluations", "cube", "collapse", "untouched", "objects", "views half")
+    return (*judged, *drawn, *predicted, *studies)
 
 
 TRADEOFF_STAGES = _stages()
