@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -122,8 +123,20 @@ def test_any_settings_are_read_or_refused(text: str) -> None:
         assert "\n" not in str(error)
 
 
-def test_auto_is_the_cpu_without_a_gpu() -> None:
+def test_auto_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == "cpu"
+
+
+def test_a_driver_too_old_is_told_in_torchs_words_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(ParameterError) as told:
+        pick_device("cuda")
+    assert "Device 'cuda' cannot be used here: The NVIDIA driver on your system is too old" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_offline_is_told_to_those_who_download(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 def _cell_error(raised: Any, name: str) -> NotebookError:
     memory_ran_out = NO_MEMORY.search(raised.ename) or NO_MEMORY.search(f"{raised.ename}: {raised.evalue}")
     code = 5 if memory_ran_out else EXIT_CODES.get(raised.ename, 4)
-    if code in (2, 3) or raised.ename == "TrainingError":  # the message says all, a traceback would bury it
+    # The message says all, a traceback would bury it.
+    if code in (2, 3) or raised.ename in ("TrainingError", "DeviceMemoryError"):
         return NotebookError(f"{name}: {raised.evalue}", code)
     lines = ESCAPES.sub("", "\n".join(raised.traceback)).splitlines()[-LAST_LINES:]
     shown = "\n".join(f"    {line}" for line in (*raised.source.splitlines(), "", *lines))

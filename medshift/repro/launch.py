@@ -53,6 +53,7 @@ def train_network(values: Mapping[str, Any], *, processes: int = 1) -> Stage:
                 "device": run.device,
             }
             write_json(partial / "request.json", request)
+            plan.tell()
             _torchrun(partial / "request.json", processes)
     return run.stage("network")
 
@@ -89,5 +90,5 @@ def _torchrun(request: Path, processes: int) -> None:
     if code:
         raise TrainingError(
             f"A process of the training ended with code {code}, see above; the same command goes on from the last "
-            "checkpoint."
+            "checkpoint. If a GPU's memory ran out, set train.accumulation to twice what it is, with --set."
         )

@@ -65,15 +65,23 @@ def train_plan(profile: Profile, base: Mapping[str, Plan], *, seed: int, **chang
         base: plans of ``views``, ``codec`` and ``autoencoder``.
         seed: of every random number.
         changes: values of `TRAINING`.
+
+    Raises:
+        ParameterError: the profile leaves the micro-batches to this machine, and its GPU does not hold one image.
     """
     codec = base["codec"]
     changes = {name: value for name, value in changes.items() if value != TRAINING[name]}
     kind, factor = changes.pop("codec", ""), changes.pop("codec_factor", 0)
     if kind or factor:
         codec = codec_plan(profile, base["views"], base["autoencoder"], kind=kind, factor=factor)
-    arguments = {**profile.train.model_dump(), **changes, "seed": seed}
+    arguments, note = {**profile.train.model_dump(), **changes, "seed": seed}, ""
+    if arguments["accumulation"] == "auto":
+        from medshift.repro.accumulation import fitted
+
+        latents = {name: codec.arguments[name] for name in ("kind", "factor")}
+        arguments["accumulation"], note = fitted(profile, width=changes.get("width", 1.0), **latents)
     inputs = {"views": base["views"], "codec": codec}
-    return Plan("network", "medshift.stages.network", arguments, inputs, "training the network")
+    return Plan("network", "medshift.stages.network", arguments, inputs, "training the network", note=note)
 
 
 def views_plan(profile: Profile, *, seed: int, source: str = "") -> Plan:

@@ -7,14 +7,15 @@ X-DigiSkull. Unknown keys and wrong types are refused before anything runs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from medshift.errors import ParameterError
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
+OPTIONAL = ("codec.folder", "train.accumulation")  # settings that a file may leave out
 
 
 class _Strict(BaseModel):
@@ -57,13 +58,19 @@ class KLProfile(_Strict):
     batch: int = Field(ge=1)
 
 
+def _accumulation(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError("expected a whole number of at least 1, or auto")
+    return value
+
+
 class TrainProfile(_Strict):
-    """Training of the velocity network."""
+    """Training of the velocity network; ``auto`` takes as many micro-batches as the GPU's memory asks for."""
 
     network: str
     images: int = Field(ge=1)
     batch: int = Field(ge=1)
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: Annotated[int | Literal["auto"], BeforeValidator(_accumulation)] = 1
     learning_rate: float = Field(gt=0)
     checkpoint_every: int = Field(ge=1)
 
@@ -207,7 +214,7 @@ def load_profile(name: str, overrides: dict[str, str] | None = None) -> Profile:
         place = values
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or (last not in place and last != "folder"):
+        if not isinstance(place, dict) or (last not in place and key not in OPTIONAL):
             raise ParameterError(f"The profile has no setting {key!r}; see {path.name}.")
         place[last] = yaml.safe_load(text)
     try:

@@ -23,9 +23,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from medshift.errors import DataError
+from medshift.errors import DataError, MedShiftError
 from medshift.repro.keys import code_of, differences, digest
 from medshift.repro.provenance import hardware, versions
+
+
+class DeviceMemoryError(MedShiftError):
+    """A GPU's memory is too small for a stage as it is planned."""
+
+    exit_code = 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Plan:
         inputs: plans of the stages it reads, by the name it knows them under.
         label: what a progress line calls the work.
         also: full names of modules that its arguments choose, which count beside those that ``module`` imports.
+        note: what the user is told before it is built.
     """
 
     name: str
@@ -59,6 +66,7 @@ class Plan:
     inputs: Mapping[str, Plan] = field(default_factory=dict)
     label: str = ""
     also: tuple[str, ...] = ()
+    note: str = ""
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -125,6 +133,7 @@ class Plan:
 
         Raises:
             DataError: ``root`` cannot be written, or a finished folder is damaged.
+            DeviceMemoryError: a stage needs more memory than the GPU has.
         """
         if found := self.find(root):
             return found
@@ -136,6 +145,7 @@ class Plan:
                 return found
             from medshift.stages.job import Job, silent
 
+            self.tell()
             partial = root / f"{self.folder_name}.partial"
             partial.mkdir(exist_ok=True)
             folders = {name: stage.folder for name, stage in inputs.items()}
@@ -147,8 +157,10 @@ class Plan:
         start = time.monotonic() - _seconds(clock)
         try:
             facts = importlib.import_module(self.module).build(job, **self.arguments) or {}
-        except BaseException:
+        except BaseException as error:
             clock.write_text(f"{time.monotonic() - start:.1f}")
+            if type(error).__name__ == "OutOfMemoryError":  # torch's; by name, since plans load no torch
+                raise DeviceMemoryError(self._too_large(job.device, error)) from error
             raise
         seconds = round(time.monotonic() - start, 1)
         clock.unlink(missing_ok=True)
@@ -160,6 +172,20 @@ class Plan:
             shutil.rmtree(target)
         os.replace(job.folder, target)
         return Stage(self.name, target, self.key, True, seconds, facts)
+
+    def tell(self) -> None:
+        """Tell the user what there is to know before it is built."""
+        if self.note:
+            print(self.note, file=sys.stderr, flush=True)
+
+    def _too_large(self, device: str, error: BaseException) -> str:
+        held = self.arguments.get("accumulation")
+        mend = f"--set train.accumulation={2 * held} (it is {held}), or " if held else ""
+        why = (str(error).splitlines() or [""])[0]
+        return (
+            f"{self.label or self.name}: memory ran out on {device} ({why}). Free it of other programs, or make the "
+            f"work smaller: {mend}a smaller profile. Nothing that is finished is lost."
+        )
 
     def chain(self) -> Iterator[Plan]:
         """This plan and all it depends on, inputs first, each once."""
