@@ -94,6 +94,7 @@ def _translate_words(one: argparse.ArgumentParser) -> None:
     one.add_argument("--overwrite", action="store_true", help="make translations that are there already again")
     one.add_argument("--batch", type=int, default=1, metavar="N", help="images of equal size translated at once")
     one.add_argument("--seed", type=int, default=0, help="of the noise of methods that draw some")
+    one.add_argument("--tile", type=int, metavar="PIXELS", help="encode larger images in tiles, which saves memory")
     one.add_argument("--device", default="auto", help="cpu, cuda, or auto (cuda where there is one)")
 
 
@@ -223,7 +224,7 @@ def _figinfo(options: argparse.Namespace) -> None:
 
 def _translate(options: argparse.Namespace) -> None:
     from medshift.folder_translation import check_folders, translate_folder
-    from medshift.opening import open_asked
+    from medshift.opening import in_tiles, open_asked
     from medshift.repro.run import pick_device
     from medshift.repro.values import parse_pairs
 
@@ -234,6 +235,8 @@ def _translate(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in ("checkpoint", "training", "base", "size", "source", "target")}
     made = parse_pairs(_named(options.option))
     translator, source, target = open_asked(options.method, **asked, device=device, options=made)
+    if options.tile is not None:
+        translator = in_tiles(translator, options.tile)
     how = {"overwrite": options.overwrite, "batch": options.batch, "seed": options.seed, "device": device}
     print(f"{translate_folder(translator, source, target, options.input, options.output, knobs=knobs, **how)}.")
 

@@ -1,9 +1,11 @@
 """Translate a folder of a user's own images, whatever their number and size.
 
-Files are read, translated and written one batch after the other, so ten thousand need no more memory than ten. Each
-is translated at its own size, also where that is larger than what the method was trained on: networks and codecs here
-are convolutional. But what they know is at the scale of their training images, in pixels; images in which a head is
-several times as many pixels wide come out better when they are resized before.
+While one batch of files is translated, the next is read and the one before written (`medshift.file_batches`), and no
+more are held: ten thousand files need no more memory than ten. A batch that does not fit into memory is translated in
+parts, and so are those after it. Each image is translated at its own size, also where that is larger than what the
+method was trained on: networks and codecs here are convolutional. But what they know is at the scale of their training
+images, in pixels; images in which a head is several times as many pixels wide come out better when they are resized
+before.
 
 A translation lies under the name of its source, sub-folders included, in the format of its source and without its text
 or patient tags (`medshift.data.own_images`). Names of files and folders are kept: whether they tell of a patient is
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medshift.data.own_images import OwnImage, is_image, read_own, write_own
+from medshift.data.own_images import is_image
 from medshift.errors import DataError, ParameterError
+from medshift.file_batches import Fate, InParts, Reader, Writer
 from medshift.knobs import FileNoise, check_domains, check_knobs
+from medshift.read_ahead import read_ahead, write_behind
 
 __all__ = ["IncompleteError", "Report", "check_folders", "translate_folder"]
 
@@ -51,11 +56,11 @@ class Report:
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
-    def fail(self, name: str, reason: str) -> None:
-        """Count an image as failed."""
-        self.failed += 1
-        if len(self.failures) < NAMED:
-            self.failures.append((name, reason.splitlines()[0]))
+    def add(self, fate: Fate) -> None:
+        """Count an image."""
+        setattr(self, fate.what, getattr(self, fate.what) + 1)
+        if fate.what == "failed" and len(self.failures) < NAMED:
+            self.failures.append((fate.name, fate.reason.splitlines()[0]))
 
     def __str__(self) -> str:
         parts = [f"images translated into '{self.out_dir}': {self.translated}"]
@@ -105,7 +110,7 @@ def translate_folder(
         out_dir: folder of translations; made if it is not there.
         knobs: of `translator.translate`; the noise of methods that need some is drawn here.
         overwrite: whether translations that are there already are made again; else they are kept.
-        batch: images of equal size, one after the other, that are translated at once.
+        batch: images of equal size, one after the other, that are translated at once, if they fit into memory.
         seed: of the noise. Each file's depends on this and on its name below `in_dir` alone, so translating one
             file again gives the same, whatever lies beside it.
         device: where the translator is.
@@ -133,18 +138,20 @@ def translate_folder(
     noise = FileNoise(translator, knobs, seed, latent_shape)
 
     def translate(images: Tensor, names: list[str]) -> Tensor:
-        images = images.to(device)
-        result = translator.translate(images, source, target, **knobs, **noise(images, names))
-        if result.shape != images.shape:
-            raise DataError(f"{translator.name} made {tuple(result.shape)} of {tuple(images.shape)}, another size.")
-        return result
+        return translator.translate(images, source, target, **knobs, **noise(images, names))
 
-    pending = _Pending(in_dir, out_dir, batch, translate, report)
-    with torch.no_grad(), tqdm(total=total, unit="image", disable=None if progress else True) as bar:
-        for name in _images(in_dir):
-            pending.take(name, overwrite)
-            bar.update()
-        pending.flush()
+    files = Reader(in_dir, out_dir, batch, overwrite, device).batches(_images(in_dir))
+    in_parts, writer = InParts(translate, in_dir, translator.name, device, batch), Writer(out_dir)
+    with (
+        torch.no_grad(),
+        tqdm(total=total, unit="image", disable=None if progress else True) as bar,
+        closing(read_ahead(files)) as read,
+        closing(write_behind(in_parts(read), writer)) as written,
+    ):
+        for fates in written:
+            for fate in fates:
+                report.add(fate)
+            bar.update(len(fates))
     if report.failed:
         raise IncompleteError(report)
     return report
@@ -169,66 +176,6 @@ def check_folders(in_dir: str | Path, out_dir: str | Path) -> tuple[Path, Path]:
     if read.is_relative_to(written):
         raise ParameterError(f"'{out_dir}' is an output folder that contains the input folder '{in_dir}'; part them.")
     return read, written
-
-
-@dataclass
-class _Pending:
-    """Images read and not yet translated: never more than one batch."""
-
-    in_dir: Path
-    out_dir: Path
-    batch: int
-    translate: Callable[[Tensor, list[str]], Tensor]
-    report: Report
-    held: list[tuple[str, OwnImage]] = field(default_factory=list)
-
-    def take(self, name: str, overwrite: bool) -> None:
-        """Read one image; translate once a batch is full."""
-        if not overwrite and (self.out_dir / name).exists():
-            self.report.kept += 1
-            return
-        try:
-            own = read_own(self.in_dir / name)
-        except DataError as error:
-            self.report.fail(name, str(error).replace(str(self.in_dir / name), name))
-            return
-        if self.held and self.held[0][1].image.shape != own.image.shape:
-            self.flush()
-        self.held.append((name, own))
-        if len(self.held) == self.batch:
-            self.flush()
-
-    def flush(self) -> None:
-        """Translate and write what is held."""
-        held, self.held = self.held, []
-        if not held:
-            return
-        names = [name for name, _ in held]
-        try:
-            results = self.translate(torch.cat([own.image for _, own in held]), names)
-        except (DataError, torch.OutOfMemoryError) as error:
-            for name in names:
-                self.report.fail(name, f"'{name}': {error}")
-            return
-        except Exception as error:
-            error.add_note(f"while translating {', '.join(names)} of {self.in_dir}")
-            raise
-        for (name, own), result in zip(held, results, strict=True):
-            self._write(name, own, result[None])
-
-    def _write(self, name: str, own: OwnImage, result: Tensor) -> None:
-        path = self.out_dir / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.parent.resolve().is_relative_to(self.out_dir):
-                raise ParameterError(f"'{path.parent}' is a link to another place; take it out of the output folder.")
-            write_own(path, result, own.kind)
-        except DataError as error:
-            self.report.fail(name, str(error))
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be written ({error}); the same command goes on from here.") from error
-        else:
-            self.report.translated += 1
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -13,15 +13,17 @@ from typing import Any
 from torch import Tensor
 
 from medshift.checkpoint import load
+from medshift.codec import KLCodec
 from medshift.data.folders import read_folders
 from medshift.errors import CheckpointError, DataError, ParameterError
 from medshift.fast import KIND, load_fast
 from medshift.guidance import in_precision
+from medshift.knobs import parts_of
 from medshift.methods_index import FLOORS, FREE_MODULES, TRAINED
 from medshift.schedules import autocast_dtype
 from medshift.translate import Domain, MedShift, Translator
 
-__all__ = ["open_asked", "open_fitted", "open_method", "trained_pair"]
+__all__ = ["in_tiles", "open_asked", "open_fitted", "open_method", "trained_pair"]
 
 OWN = "medshift"
 TRAINING_IMAGES = 400  # of each domain, in file order
@@ -115,6 +117,29 @@ def open_method(
         return methods.FREE[OWN if name in ("", KIND) else name](model, **(options or {}))
     except TypeError as error:
         raise ParameterError(f"{name or OWN} cannot be made ({error}); give --option NAME=VALUE as it asks.") from error
+
+
+def in_tiles(translator: Translator, tile: int) -> Translator:
+    """`translator`, encoding and decoding images in tiles, see `medshift.tiled_codec`; those up to one tile as before.
+
+    Args:
+        translator: a MedShift, or a method on top of one, with a KL codec.
+        tile: side [pixels]; neighbours overlap by about a quarter of it.
+
+    Raises:
+        ParameterError: a method without such a codec, or a tile that does not suit it.
+    """
+    from medshift.tiled_codec import TiledCodec
+
+    models = [part for part in parts_of(translator) if isinstance(part, MedShift)]
+    for model in models:
+        if not isinstance(model.codec, KLCodec):
+            raise ParameterError("--tile is for autoencoders; a codec of patches needs no more memory than the image.")
+        stride = model.codec.stride
+        model.codec = TiledCodec(model.codec, tile=tile, overlap=tile // 4 // stride * stride)
+    if not models:
+        raise ParameterError(f"--tile is for MedShift and methods on top of one; {translator.name} is none.")
+    return translator
 
 
 def open_fitted(name: str, training: Path, *, size: int | None = None) -> Translator:

@@ -12,12 +12,13 @@ from torch import Tensor
 from medshift import checkpoint, methods, opening
 from medshift.baselines.fresh_noise import FreshNoise
 from medshift.cli import main
-from medshift.codec import PatchCodec
+from medshift.codec import KLCodec, PatchCodec
 from medshift.errors import CheckpointError, DataError, ParameterError
 from medshift.flow_training import FlowMatching
 from medshift.network import VelocityNetwork, build_network
-from medshift.opening import open_fitted, open_method, trained_pair
+from medshift.opening import in_tiles, open_fitted, open_method, trained_pair
 from medshift.pairwise import Pair
+from medshift.tiled_codec import TiledCodec
 from medshift.translate import MedShift
 
 DOMAINS = ("bright", "dark", "third")
@@ -144,6 +145,25 @@ def test_a_method_fitted_to_training_images(images: Path, tmp_path: Path, capsys
     assert not (tmp_path / "x").exists()
     assert translate("--method", "nearest", *pair, "--size", 9, tmp_path / "data", tmp_path / "x") == 3
     assert "training images 9 × 9" in said(capsys)
+
+
+def test_tiles_are_for_autoencoders_alone(
+    toy: Path, flow: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = MedShift(lambda x, t, label: x, KLCodec.build(channels=4).requires_grad_(False).eval(), 3, DOMAINS)
+    for method in (model, FreshNoise(model)):
+        assert in_tiles(method, 256) is method and isinstance(model.codec, TiledCodec)
+        assert model.codec.tile * model.codec.stride == 256 == 4 * model.codec.overlap * model.codec.stride
+        model.codec = model.codec.codec
+    pair = ("--source", "bright", "--target", "dark", "--tau", "0.5")
+    for words, message in (
+        (("--checkpoint", flow, *pair, "--tile", 256), "a codec of patches needs no more memory"),
+        (("--checkpoint", toy, "--tile", 256), "is for MedShift and methods on top of one"),
+    ):
+        assert translate(*words, images, tmp_path / "x") == 2 and message in said(capsys)
+    with pytest.raises(ParameterError, match="tile is 16, expected"):
+        in_tiles(model, 16)
+    assert not (tmp_path / "x").exists()
 
 
 def test_mistakes_are_one_line_and_write_nothing(

@@ -1,8 +1,11 @@
 """Folders of a user's own images: every file for itself, in little memory, and nothing lost when something fails."""
 
+import contextlib
 import gc
 import os
+import threading
 import tracemalloc
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medshift import folder_translation
+from medshift import file_batches, folder_translation
 from medshift.baselines.dual_bridge import DualBridge
 from medshift.baselines.forward_noised import ForwardNoised
 from medshift.baselines.fresh_noise import FreshNoise
 from medshift.baselines.histogram import HistogramMatch
 from medshift.baselines.identity import Identity
 from medshift.codec import PatchCodec
-from medshift.data.own_images import OwnImage
+from medshift.data.own_images import OwnImage, PictureKind
 from medshift.errors import DataError, ParameterError
 from medshift.folder_translation import IncompleteError, translate_folder
 from medshift.knobs import check_knobs, knobs_of
@@ -143,7 +146,7 @@ def test_folders_that_hold_each_other_are_refused_before_a_file_is_read(
 ) -> None:
     save(tmp_path / "in" / "sub" / "a.png")
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    monkeypatch.setattr(folder_translation, "read_own", lambda path: pytest.fail("read a file"))
+    monkeypatch.setattr(file_batches, "read_own", lambda path: pytest.fail("read a file"))
     monkeypatch.setattr(folder_translation, "_files", lambda path: pytest.fail("read a folder"))
     with pytest.raises(ParameterError, match=said):
         translate_folder(Brighter(), "a", "b", tmp_path / read, tmp_path / written)
@@ -207,38 +210,45 @@ def test_a_kill_while_a_file_is_written_leaves_no_image_and_the_next_run_cleans_
     assert names(tmp_path / "out") == ["a.png"]
 
 
-def peak(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Largest traced memory [bytes] and number of images alive at once, of a run over `count` files."""
+def peak(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
+    """Largest traced memory [bytes], files read alive at once, and files read ahead of those written, of a run."""
     folder = tmp_path / str(count)
     for i in range(count):
         save(folder / f"{i:04d}.png", i, (48, 48))
     alive: weakref.WeakSet[OwnImage] = weakref.WeakSet()
-    most, read = 0, folder_translation.read_own
+    most, ahead, done, read, write = 0, 0, [0, 0], file_batches.read_own, file_batches.write_own
 
     def counted(path: Path) -> OwnImage:
-        nonlocal most
+        nonlocal most, ahead
         own = read(path)
         alive.add(own)
-        most = max(most, len(alive))
+        done[0] += 1
+        most, ahead = max(most, len(alive)), max(ahead, done[0] - done[1])
         return own
 
+    def written(*given: Any) -> None:
+        write(*given)
+        done[1] += 1
+
     with monkeypatch.context() as patch:
-        patch.setattr(folder_translation, "read_own", counted)
+        patch.setattr(file_batches, "read_own", counted)
+        patch.setattr(file_batches, "write_own", written)
         gc.collect()
         tracemalloc.start()
         translate_folder(Drawn(2), "a", "b", folder, tmp_path / f"out{count}", batch=3, progress=False)
         _, largest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    return largest, most
+    return largest, most, ahead
 
 
 def test_many_images_need_no_more_memory_than_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peak(tmp_path, 2, monkeypatch)  # imports and caches
-    few, most_of_few = peak(tmp_path, 30, monkeypatch)
-    many, most_of_many = peak(tmp_path, 300, monkeypatch)
+    few, *_ = peak(tmp_path, 30, monkeypatch)
+    many, most, ahead = peak(tmp_path, 300, monkeypatch)
     held = 48 * 48 * 4
-    assert most_of_few == most_of_many <= 4
-    assert many - few < 20 * held, "270 images more would be 270 times that"
+    assert most <= 4, "of the batch that is put together, and one of another size"
+    assert ahead <= 9, "a batch read, one in the network and one written"
+    assert many - few < 40 * held, "270 images more would be 270 times that"
 
 
 def test_a_batch_holds_images_of_one_size(tmp_path: Path) -> None:
@@ -380,7 +390,7 @@ def test_translations_that_fail_are_named_and_own_mistakes_keep_their_traceback(
         translate_folder(full, "a", "b", tmp_path / "in", tmp_path / "o2")
     with pytest.raises(RuntimeError) as mistake:
         translate_folder(Brighter(2, RuntimeError("shapes")), "a", "b", tmp_path / "in", tmp_path / "o3")
-    assert "1.png" in mistake.value.__notes__[0]
+    assert mistake.value.__notes__ == [f"while translating 1.png of {tmp_path / 'in'}"]
 
 
 def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -389,3 +399,167 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "out" / "sub").write_text("a file where a folder should be")
     with pytest.raises(DataError, match=r"a\.png' cannot be written"):
         translate_folder(Brighter(), "a", "b", tmp_path / "in", tmp_path / "out")
+
+
+def test_reading_and_writing_go_on_beside_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png", i)
+    read, write = file_batches.read_own, file_batches.write_own
+    third_is_read, first_is_written = threading.Event(), threading.Event()
+
+    def reading(path: Path) -> OwnImage:
+        own = read(path)
+        if path.name == "2.png":
+            third_is_read.set()
+        return own
+
+    def writing(path: Path, *given: Any) -> None:
+        if path.name == "0.png":
+            assert second_translates.wait(60)
+            write(path, *given)
+            first_is_written.set()
+        else:
+            write(path, *given)
+
+    second_translates = threading.Event()
+
+    class Waits(Brighter):
+        def translate(self, images: Tensor, source: str, target: str, *, by: float = 2 / 255) -> Tensor:
+            if len(self.calls) == 1:
+                second_translates.set()
+                assert third_is_read.wait(60) and first_is_written.wait(60)
+            return super().translate(images, source, target, by=by)
+
+    monkeypatch.setattr(file_batches, "read_own", reading)
+    monkeypatch.setattr(file_batches, "write_own", writing)
+    assert translate_folder(Waits(), "a", "b", tmp_path / "in", tmp_path / "out").translated == 3
+
+
+def test_no_thread_outlives_a_run_however_it_ends(tmp_path: Path) -> None:
+    for i in range(6):
+        save(tmp_path / "in" / f"{i}.png", i)
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "1.png").mkdir()
+    before = threading.active_count()
+    for error in (KeyboardInterrupt(), RuntimeError("shapes"), None):
+        out = tmp_path / f"out-{type(error).__name__}"
+        with pytest.raises(type(error)) if error else contextlib.nullcontext():
+            translate_folder(Brighter(3, error), "a", "b", tmp_path / "in", out)
+        assert threading.active_count() == before
+        assert names(out) == [f"{i}.png" for i in range(2 if error else 6)], "what was translated is written, and whole"
+    with pytest.raises(DataError, match=r"1\.png' cannot be written"):
+        translate_folder(Brighter(), "a", "b", tmp_path / "in", tmp_path / "blocked", overwrite=True)
+    assert threading.active_count() == before
+    assert names(tmp_path / "blocked") == ["0.png"]
+
+
+def test_ctrl_c_while_a_file_is_written_leaves_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(4):
+        save(tmp_path / "in" / f"{i}.png", i)
+    write, begun = PictureKind.write, threading.Event()
+    resumed = threading.Event()
+
+    def slow(kind: PictureKind, file: Any, grey: np.ndarray) -> None:
+        begun.set()
+        assert resumed.wait(60)
+        write(kind, file, grey)
+
+    class Interrupted(Brighter):
+        def translate(self, images: Tensor, source: str, target: str, *, by: float = 2 / 255) -> Tensor:
+            if len(self.calls) == 1:
+                assert begun.wait(60)
+                threading.Timer(0.1, resumed.set).start()
+                raise KeyboardInterrupt
+            return super().translate(images, source, target, by=by)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PictureKind, "write", slow)
+        translate_folder(Interrupted(), "a", "b", tmp_path / "in", tmp_path / "out")
+    assert names(tmp_path / "out") == ["0.png"]
+    assert np.array_equal(pixels(tmp_path / "out" / "0.png"), pixels(tmp_path / "in" / "0.png") + 1)
+    report = translate_folder(Brighter(), "a", "b", tmp_path / "in", tmp_path / "out")
+    assert (report.kept, report.translated) == (1, 3)
+
+
+class Small(Drawn):
+    """Has memory for so many images; more raise torch's own error."""
+
+    def __init__(self, most: int, error: Exception | None = None) -> None:
+        super().__init__(1)
+        self.most, self.error, self.calls = most, error, []
+
+    def translate(self, images: Tensor, source: str, target: str, *, noise: Tensor | None = None) -> Tensor:
+        self.calls.append(len(images))
+        if len(images) > self.most:
+            if self.error is not None:
+                raise self.error
+            torch.empty(2**60, dtype=torch.uint8)
+        return super().translate(images, source, target, noise=noise)
+
+
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("CUDA out of memory.")])
+def test_batches_too_large_for_the_memory_are_halved_and_give_the_same(tmp_path: Path, error: Exception | None) -> None:
+    for i in range(11):
+        save(tmp_path / "in" / f"{i:02d}.png", i, (8, 8) if i < 9 else (6, 8))
+    translate_folder(Drawn(1), "a", "b", tmp_path / "in", tmp_path / "one", batch=1)
+    for most, calls in ((2, [4, 2, 2, 2, 2, 1, 2]), (1, [4, 2] + 11 * [1])):
+        method, out = Small(most, error), tmp_path / f"small{most}"
+        with pytest.warns(UserWarning, match="4 images of 8 × 8 pixels at once are too large") as warned:
+            report = translate_folder(method, "a", "b", tmp_path / "in", out, batch=4)
+        assert len(warned) == 1 and method.calls == calls and report.translated == 11
+        for name in names(tmp_path / "in"):
+            assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_an_image_too_large_for_the_memory_is_named_with_what_to_do_and_the_rest_is_done(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "in" / f"{i}.png", i, (40, 30) if i == 2 else (8, 8))
+
+    class Area(Drawn):
+        def translate(self, images: Tensor, source: str, target: str, *, noise: Tensor | None = None) -> Tensor:
+            if images.shape[-2] > 8:
+                torch.empty(2**60, dtype=torch.uint8)
+            return super().translate(images, source, target, noise=noise)
+
+    with warnings.catch_warnings(), pytest.raises(IncompleteError) as caught:
+        warnings.simplefilter("error")  # there is nothing to halve
+        translate_folder(Area(1), "a", "b", tmp_path / "in", tmp_path / "out", batch=2)
+    assert names(tmp_path / "out") == ["0.png", "1.png", "3.png"]
+    advice = "is too large for the memory: encode it in tiles (--tile 256), make it smaller."
+    assert f"One image of 30 × 40 pixels {advice}" in str(caught.value)
+    assert "'2.png': " in str(caught.value) and "--device" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_reads_from_and_writes_to_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        save(tmp_path / "in" / f"{i:02d}.png", i, (64, 48))
+    written, write = [], file_batches.Writer.__call__
+
+    def noted(writer: Any, batch: Any) -> Any:
+        written.append(batch)
+        return write(writer, batch)
+
+    monkeypatch.setattr(file_batches.Writer, "__call__", noted)
+    translate_folder(Brighter(), "a", "b", tmp_path / "in", tmp_path / "out", batch=3, device="cuda")
+    assert all(batch.images.is_pinned() and batch.arrived.query() for batch in written) and len(written) == 7
+    reader = file_batches.Reader(tmp_path / "in", tmp_path / "none", 3, True, "cuda")
+    assert all(batch.images.is_pinned() for batch in reader.batches(names(tmp_path / "in")))
+    for name in names(tmp_path / "in"):
+        assert np.array_equal(pixels(tmp_path / "out" / name), pixels(tmp_path / "in" / name) + 1)
+
+
+def test_failures_hold_nothing_of_what_filled_the_memory() -> None:
+    seen: list[weakref.ref[Tensor]] = []
+
+    def full(images: Tensor, names: list[str]) -> Tensor:
+        assert all(ref() is None for ref in seen), "the first attempt's tensors are gone at the second"
+        workspace = torch.zeros(3)
+        seen.append(weakref.ref(workspace))
+        raise torch.OutOfMemoryError("full")
+
+    batch = file_batches.Batch(["a", "b"], [PictureKind("PNG", "u1")] * 2, torch.zeros(2, 1, 4, 4))
+    with pytest.warns(UserWarning):
+        fates = list(file_batches.InParts(full, Path("in"), "it", "meta", 2)([batch]))
+    assert len(seen) == 3 and [fate.what for fate in fates] == ["failed", "failed"]
+    assert "or translate it by --device cpu" in fates[0].reason
