@@ -122,7 +122,7 @@ def test_the_fewest_by_each_standard(tmp_path: Path) -> None:
     text = fewest_table(tmp_path, PUBLISHED)
     assert text["fewer by"].tolist() == ["1.0", "4.4", "3.5"] and text["difference [dB]"][2].startswith("-0.05")
     [found] = evaluations_findings(tmp_path, PUBLISHED)
-    assert found["finding"] == "evaluations_saved_0.3" and found["value"] == 3.5
+    assert found["finding"] == "evaluations_saved_0_3" and found["value"] == 3.5
     caption, figure = evaluations_figure(tmp_path, PUBLISHED, "smoke")
     assert "24 views of 6 unseen heads" in str(figure.get_suptitle()).replace("\n", " ") and "smoke" in caption
 

@@ -142,7 +142,7 @@ def evaluations_findings(study: Path, published: str) -> list[dict[str, Any]]:
     chosen = table[table["standard"] == "no worse"]
     return [
         stated(
-            f"evaluations_saved_{row['tau']:g}",
+            f"evaluations_saved_{row['tau']:g}".replace(".", "_"),
             row["factor"],
             f"evaluations of {published} over those of {row['candidate']}, no worse view by view at τ = {row['tau']:g}",
             n=int(row["n"]),
