@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from medshift.codec import PatchCodec
+from medshift.costs import extrapolation, flops
+from medshift.costs.assumed import DEVICES, Device, ring_seconds
+from medshift.costs.leg_counts import COUNTS, decode_evaluations, encode_evaluations
+from medshift.costs.workload import Work, work_of
 from medshift.errors import ParameterError
 from medshift.network import NetworkConfig, VelocityNetwork
 from medshift.ode import time_grid
-from medshift.repro import extrapolation, flops
-from medshift.repro.assumed import DEVICES, Device, ring_seconds
-from medshift.repro.leg_counts import COUNTS, decode_evaluations, encode_evaluations
 from medshift.repro.profiles import load_profile
-from medshift.repro.workload import Work, work_of
 from medshift.translate import MedShift
 
 TINY = NetworkConfig(n_domains=3, in_channels=2, channels=(8, 16), norm_groups=4, head_channels=8)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,9 +96,8 @@ def study(folder: Path, rows: dict[str, tuple[float, float, float]]) -> Path:
 
 
 def test_intervals_are_those_of_the_jackknife(tmp_path: Path) -> None:
-    table = compared(study(tmp_path, {PUBLISHED: (70, 0.0, 1.0), "twice, 1": (4, 0.5, 2.0)}), PUBLISHED).set_index(
-        "candidate"
-    )
+    rows = {PUBLISHED: (70, 0.0, 1.0), "twice, 1": (4, 0.5, 2.0)}
+    table = compared(study(tmp_path, rows)).set_index("candidate")
     # Pseudo-values of a mean-like statistic: (g-1)/g times the squared spread of what leaving out one gives.
     spread = 0.01 * np.array([k - 3.5 for k in range(1, 7)])
     reach = student.ppf(0.975, 5) * np.sqrt(5 / 6 * (spread**2).sum())
@@ -116,20 +116,21 @@ def test_the_fewest_by_each_standard(tmp_path: Path) -> None:
         "blurred, 2": (8, 0.5, 3.0),  # a better PSNR and a far worse FID
         "broken, 1": (4, -9.0, 0.9),
     }
-    table = fewest(compared(study(tmp_path, rows), PUBLISHED), PUBLISHED).set_index("standard")
+    table = fewest(compared(study(tmp_path, rows))).set_index("standard")
     assert table["candidate"].to_dict() == {"as published": PUBLISHED, "within": "good, 4", "no worse": "good, 5"}
     assert table["factor"].tolist() == pytest.approx([1.0, 70 / 16, 3.5])
-    text = fewest_table(tmp_path, PUBLISHED)
+    text = fewest_table(tmp_path)
     assert text["fewer by"].tolist() == ["1.0", "4.4", "3.5"] and text["difference [dB]"][2].startswith("-0.05")
-    [found] = evaluations_findings(tmp_path, PUBLISHED)
+    [found] = evaluations_findings(tmp_path)
     assert found["finding"] == "evaluations_saved_0_3" and found["value"] == 3.5
-    caption, figure = evaluations_figure(tmp_path, PUBLISHED, "smoke")
+    caption, figure = evaluations_figure(tmp_path, "smoke")
     assert "24 views of 6 unseen heads" in str(figure.get_suptitle()).replace("\n", " ") and "smoke" in caption
+    plt.close(figure)
 
 
 def test_where_none_is_as_good_the_recipe_itself_is_named(tmp_path: Path) -> None:
     rows = {PUBLISHED: (70, 0.0, 1.0), "worse, 5": (20, -9.0, 2.0)}
-    table = fewest(compared(study(tmp_path, rows), PUBLISHED), PUBLISHED)
+    table = fewest(compared(study(tmp_path, rows)))
     assert set(table["candidate"]) == {PUBLISHED} and table["factor"].tolist() == [1.0, 1.0, 1.0]
 
 

@@ -35,6 +35,7 @@ def describe(tau: int, scale: int) -> str:
 
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
+    plt.close("all")  # what other tests left open
     return Pictures.drawn("Lines", (TAU, SCALE), draw, describe)
 
 

@@ -25,14 +25,14 @@ FIGURE = "04_evaluations"
 PSNR, FID = "PSNR [dB]", "FID (ST-AlexNet)"
 
 
-def compared(study: Path, published: str) -> pd.DataFrame:
-    """One row a tau and candidate: evaluations, PSNR and FID with intervals, and both as differences to ``published``.
+def compared(study: Path) -> pd.DataFrame:
+    """One row a tau and candidate: evaluations, PSNR and FID with intervals, and both as differences to the first.
 
     Args:
-        study: folder of the stage ``evaluations``.
-        published: name of the recipe to compare with.
+        study: folder of the stage ``evaluations``, whose first candidate is the recipe as published.
     """
     scores = pd.read_csv(study / "scores.csv", keep_default_na=False)
+    published = scores["candidate"].iloc[0]
     distances = pd.read_csv(study / "distances.csv", keep_default_na=False)
     rows = []
     for tau, at_tau in scores.groupby("tau"):
@@ -61,12 +61,12 @@ def _jackknife(values: pd.Series) -> tuple[float, float, float]:
     return whole, whole - reach, whole + reach
 
 
-def fewest(table: pd.DataFrame, published: str) -> pd.DataFrame:
+def fewest(table: pd.DataFrame) -> pd.DataFrame:
     """For each tau the published recipe, and the candidate of fewest evaluations by either standard.
 
     Among candidates of equally many evaluations the one of best PSNR counts. The recipe meets both standards itself.
     """
-    rows = []
+    rows, published = [], table["candidate"].iloc[0]
     for _, at_tau in table.groupby("tau"):
         base = at_tau[at_tau["candidate"] == published].iloc[0]
         within = at_tau[(at_tau["psnr"] >= base["psnr_low"]) & (at_tau["fid"] <= base["fid_high"])]
@@ -80,11 +80,11 @@ def fewest(table: pd.DataFrame, published: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fewest_table(study: Path, published: str) -> pd.DataFrame:
+def fewest_table(study: Path) -> pd.DataFrame:
     """The rows of `fewest`, as text."""
     named = {"as published": "as published", "within": "within its intervals", "no worse": "no worse, view by view"}
     rows = []
-    for row in fewest(compared(study, published), published).to_dict("records"):
+    for row in fewest(compared(study)).to_dict("records"):
         rows.append(
             {
                 "τ": f"{row['tau']:g}",
@@ -101,9 +101,10 @@ def fewest_table(study: Path, published: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def evaluations_figure(study: Path, published: str, footer: str) -> tuple[str, Figure]:
+def evaluations_figure(study: Path, footer: str) -> tuple[str, Figure]:
     """Caption and figure: PSNR above and FID below against evaluations, a line a solver and grid, a column a tau."""
-    table = compared(study, published)
+    table = compared(study)
+    published = table["candidate"].iloc[0]
     table["family"] = table["candidate"].str.rpartition(", ")[0]
     panels = []
     for ylabel, column in (("PSNR to noise-free truth [dB]", "psnr"), (FID, "fid")):
@@ -136,9 +137,10 @@ def _limits(values: pd.Series, low: float, high: float) -> tuple[float, float]:
     return min(ends) - room, max(ends) + room
 
 
-def evaluations_findings(study: Path, published: str) -> list[dict[str, Any]]:
+def evaluations_findings(study: Path) -> list[dict[str, Any]]:
     """By how much fewer evaluations do at each tau, view by view."""
-    table = fewest(compared(study, published), published)
+    every = compared(study)
+    table, published = fewest(every), every["candidate"].iloc[0]
     chosen = table[table["standard"] == "no worse"]
     return [
         stated(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from medshift.repro.flops import FORMULAS
+from medshift.costs.flops import FORMULAS
 
 # The first class whose words are in an operation's name.
 CLASSES = {

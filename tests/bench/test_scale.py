@@ -23,6 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medshift.codec import PatchCodec
+from medshift.costs.flops import counted
 from medshift.data.acquisition import acquire
 from medshift.data.domains import DOMAINS
 from medshift.data.phantom import phantom
@@ -32,7 +33,6 @@ from medshift.fast import fast
 from medshift.flow_training import FlowMatching, load_flow
 from medshift.guidance import guided
 from medshift.network import VelocityNetwork, build_network
-from medshift.repro.flops import counted
 from medshift.schedules import autocast_dtype
 
 pytestmark = [pytest.mark.bench, pytest.mark.slow, pytest.mark.timeout(3600)]

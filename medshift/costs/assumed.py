@@ -1,4 +1,4 @@
-"""What `medshift.repro.extrapolation` assumes of devices and of the links between them."""
+"""What `medshift.costs.extrapolation` assumes of devices and of the links between them."""
 
 from __future__ import annotations
 

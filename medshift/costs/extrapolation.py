@@ -1,11 +1,11 @@
 """What a profile would take on a GPU that nobody has timed it on: counted operations over an assumed speed.
 
-Everything here is extrapolation. Operations are counted (`medshift.repro.flops`), how often each is done follows from
-the plans of the profile (`medshift.repro.workload`), and the speed is an assumption: a share of what the maker says the
+Everything here is extrapolation. Operations are counted (`medshift.costs.flops`), how often each is done follows from
+the plans of the profile (`medshift.costs.workload`), and the speed is an assumption: a share of what the maker says the
 device can do in dense bfloat16. Small networks reach less than that share; what is in `NOT_COUNTED` comes on top.
 
-    python -m medshift.repro.extrapolation                        # the tables of docs/scale.md
-    python -m medshift.repro.extrapolation --teraflops 200 --price 2.5
+    python -m medshift.costs.extrapolation                        # the tables of docs/scale.md
+    python -m medshift.costs.extrapolation --teraflops 200 --price 2.5
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
+from medshift.costs import flops
+from medshift.costs.assumed import DEVICES, LINKS, Device, assumptions, markdown, ring_seconds
+from medshift.costs.workload import work_of
 from medshift.errors import ParameterError
 from medshift.ode import leg_knots, stages
-from medshift.repro import flops
 from medshift.repro.accumulation import memory_table
-from medshift.repro.assumed import DEVICES, LINKS, Device, assumptions, markdown, ring_seconds
 from medshift.repro.profiles import Profile, load_profile
-from medshift.repro.workload import work_of
 
 SEEDS, LIMIT = 3, 60.0  # trainings of everything, and minutes that are asked about
 SD_VAE = ((128, 256, 512, 512), 4)  # widths and channels of Stable Diffusion's autoencoder
@@ -206,7 +206,7 @@ def _hours(operations: float, device: Device) -> float:
 
 def main() -> None:
     """Print the tables of docs/scale.md, or those of a profile at another speed and price."""
-    parser = argparse.ArgumentParser(prog="python -m medshift.repro.extrapolation", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m medshift.costs.extrapolation", description=main.__doc__)
     parser.add_argument("--teraflops", type=float, help="achieved TFLOP/s of one device")
     parser.add_argument("--price", type=float, default=0.0, help="of an hour")
     parser.add_argument("--profile", default="gpu", help="cpu or gpu")

@@ -1,4 +1,4 @@
-"""How often the plans of a profile evaluate and train what: the numbers behind `medshift.repro.extrapolation`.
+"""How often the plans of a profile evaluate and train what: the numbers behind `medshift.costs.extrapolation`.
 
 Plans are made as for `medshift paper`, with every method trained here and with the procedural heads, so that no data is
 looked for; sizes and counts are the same with any heads.
@@ -13,16 +13,16 @@ from functools import cached_property
 from typing import Any
 
 from medshift.codec import KLCodec, PatchCodec
+from medshift.costs import flops
+from medshift.costs.leg_counts import COUNTS, DOMAINS, decode_evaluations
 from medshift.errors import ParameterError
 from medshift.methods import free
 from medshift.methods_index import BUILT_ON
-from medshift.repro import flops
 from medshift.repro.adaptive import adaptive_plans
 from medshift.repro.comparison import ALL, comparison_plans
 from medshift.repro.evidence import evidence_plans
 from medshift.repro.explorer import explorer_plans
 from medshift.repro.grid import load_grid
-from medshift.repro.leg_counts import COUNTS, DOMAINS, decode_evaluations
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile
 from medshift.repro.stage import Plan
