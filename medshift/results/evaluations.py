@@ -7,6 +7,7 @@ same views exclude a loss of more than `MARGIN_DB` and a FID larger by more than
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,10 @@ def evaluations_figure(study: Path, footer: str) -> tuple[str, Figure]:
                 curves.append(Curve(str(family), list(group["nfe"]), list(group[column])))
             base = at_tau[at_tau["candidate"] == published].iloc[0]
             ends = {f"{published}: interval": base[f"{column}_low"], "its other end": base[f"{column}_high"]}
-            low, high = _limits(at_tau[column], base[f"{column}_low"], base[f"{column}_high"])
+            good = [0.2, 1.0] if column == "psnr" else [0.0, 0.8]  # what fails altogether may leave the panel
+            reach = _limits([*at_tau[column].quantile(good), *ends.values()])
             title = f"τ = {tau:g}" if column == "psnr" else ""
-            panels.append(Panel(ylabel, curves, ends, title=title, xlabel="evaluations", x="log", limits=(low, high)))
+            panels.append(Panel(ylabel, curves, ends, title=title, xlabel="evaluations", x="log", limits=reach))
     n = f"n = {table['n'].iloc[0]} views of {table['heads'].iloc[0]} unseen heads, as many others for the FID"
     title = "How few evaluations are enough? Lines across: the 95 % interval of the recipe as published"
     caption = f"PSNR and FID against evaluations of the network, both legs together, by solver and grid; {n}; {footer}."
@@ -129,12 +131,10 @@ def evaluations_figure(study: Path, footer: str) -> tuple[str, Figure]:
     return caption, figure
 
 
-def _limits(values: pd.Series, low: float, high: float) -> tuple[float, float]:
-    """Where curves are told apart: what fails altogether may leave the panel."""
-    middle = values.quantile([0.2, 1.0] if values.iloc[0] > 1 else [0.0, 0.8])
-    ends = [*middle, low, high]
-    room = 0.05 * (max(ends) - min(ends))
-    return min(ends) - room, max(ends) + room
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """The range of values, with a little room."""
+    room = 0.05 * (max(values) - min(values))
+    return min(values) - room, max(values) + room
 
 
 def evaluations_findings(study: Path) -> list[dict[str, Any]]:
