@@ -9,7 +9,7 @@ DATA ?=
 ONLY ?=
 RETRAIN ?=
 PRETRAINED ?=
-WORKERS ?= 1
+WORKERS ?=
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 OPTIONS := --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
@@ -31,8 +31,8 @@ setup: .venv/.ready  ## make .venv and install the locked packages into it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04, RETRAIN=all, PRETRAINED=1)
-	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY)) $(if $(RETRAIN),--retrain $(RETRAIN)) $(if $(PRETRAINED),--pretrained)
+paper: setup  ## rebuild every figure of the profile whose inputs changed (PROFILE=, DATA=, ONLY=04, RETRAIN=all, PRETRAINED=1, WORKERS=)
+	$(BIN)/medshift paper $(OPTIONS) $(if $(ONLY),--only $(ONLY)) $(if $(RETRAIN),--retrain $(RETRAIN)) $(if $(PRETRAINED),--pretrained) $(if $(WORKERS),--workers $(WORKERS))
 
 smoke: setup  ## run every notebook at its smallest, to see that everything works here
 	$(BIN)/medshift paper --profile smoke
@@ -50,7 +50,7 @@ publish: setup  ## copy the figures of the profile to figures/
 	$(BIN)/medshift publish --profile $(PROFILE)
 
 grid: setup  ## run a study: make grid GRID=guidance WORKERS=2
-	$(BIN)/medshift grid $(GRID) --profile $(PROFILE) --workers $(WORKERS)
+	$(BIN)/medshift grid $(GRID) --profile $(PROFILE) $(if $(WORKERS),--workers $(WORKERS))
 
 doctor: setup  ## look at this machine: what is missing, and what mends it
 	$(BIN)/medshift doctor

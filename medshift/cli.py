@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     for one in (paper, run):
         one.add_argument("--limit", type=float, default=0.0, metavar="MINUTES", help="stop a notebook after this long")
         one.add_argument("--force", action="store_true", help="run fresh notebooks too")
+        one.add_argument("--workers", type=int, default=0, metavar="N", help="processes that build stages; 0 to choose")
     params = command("params", "list the parameters of a notebook")
     params.add_argument("notebook", help="path, name or number")
     data = command("data", "only make the data of a profile: fetch the CT, project every view")
@@ -106,7 +107,7 @@ def _paper(options: argparse.Namespace) -> None:
     from medshift.repro.runner import paper
 
     only = _names(options.only)
-    how = {"force": options.force, "limit": 60 * options.limit}
+    how = {"force": options.force, "limit": 60 * options.limit, "workers": options.workers}
     if options.retrain:
         how["retrain"] = _names(options.retrain)
     if options.pretrained:
@@ -124,7 +125,7 @@ def _run(options: argparse.Namespace) -> None:
     if both := sorted(set(values) & set(held)):
         raise ParameterError(f"Parameter {both[0]!r} is given by -p and in {options.file}; give it once.")
     one = task(find_notebook(options.notebook), {**held, **values}, out_dir=options.out)
-    run_tasks([one], force=options.force, limit=60 * options.limit)
+    run_tasks([one], force=options.force, limit=60 * options.limit, workers=options.workers)
 
 
 def _params(options: argparse.Namespace) -> None:

@@ -135,7 +135,7 @@ def test_run_hands_on_parameters_of_the_command_and_of_a_file(
     assert main([*words, "--force", "--limit", "2"]) == 0
     (((one,), options),) = tasks
     assert one.parameters.strength == 1e-4 and one.parameters.seed == 3 and one.out == tmp_path / "o"
-    assert options == {"force": True, "limit": 120.0}
+    assert options == {"force": True, "limit": 120.0, "workers": 0}
     assert main([*words, "-p", "strength", "2"]) == 2
     assert "'strength' is given by -p and in" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_paper_hands_on_its_options(tasks: list[Any], tmp_path: Path) -> None:
     words = ["paper", "--profile", "smoke", "--only", "03,01_data", "--seed", "7", "--set", "size=16", "--out", "o"]
     assert main(words) == 0
     ((made, options),) = tasks
-    assert [one.notebook.stem for one in made] == ["01_data", "03_train"] and options == {"force": False, "limit": 0.0}
+    assert [one.notebook.stem for one in made] == ["01_data", "03_train"] and options == {"force": False, "limit": 0.0, "workers": 0}
     assert {(one.parameters.seed, one.profile.size, str(one.out)) for one in made} == {(7, 16, "o")}
 
 

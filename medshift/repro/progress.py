@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,12 +22,17 @@ BAR = "      {desc:<26.26} {percentage:3.0f}% |{bar:20}| {postfix}"
 
 
 class Progress:
-    """Call it with the share done, 0 to 1; it says so at most once a second."""
+    """Call it with the share done, 0 to 1; it says so at most once a second.
 
-    def __init__(self, label: str):
+    Args:
+        label: what the work is called.
+        show: told label, share and note; by default a notebook's runner, or the reader where there is none.
+    """
+
+    def __init__(self, label: str, show: Callable[[str, float, str], None] | None = None):
         self.label, self.start, self.last = label, time.monotonic(), 0.0
         self.first: float | None = None
-        self.screen = None if os.environ.get(EVENTS) else Screen()
+        self.show = show or (_tell_runner if os.environ.get(EVENTS) else Screen().show)
 
     def __call__(self, done: float, note: str = "") -> None:
         """Report ``done`` (0 to 1) and a short note."""
@@ -39,10 +45,11 @@ class Progress:
         gained = done - self.first
         left = (now - self.start) * (1 - done) / gained if gained > 0 and done < 1 else None
         text = ", ".join(part for part in (f"{left / 60:.1f} min left" if left is not None else "", note) if part)
-        if self.screen:
-            self.screen.show(self.label, done, text)
-        else:
-            Path(f"{os.environ[EVENTS]}.progress").write_text(json.dumps([self.label, done, text]))
+        self.show(self.label, done, text)
+
+
+def _tell_runner(label: str, done: float, text: str) -> None:
+    Path(f"{os.environ[EVENTS]}.progress").write_text(json.dumps([label, done, text]))
 
 
 class Screen:

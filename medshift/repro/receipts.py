@@ -13,7 +13,7 @@ import tokenize
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medshift.errors import DataError
 from medshift.repro.keys import PACKAGE, code_of, differences, digest, significant
@@ -21,6 +21,9 @@ from medshift.repro.parameters import Parameters
 from medshift.repro.profiles import Profile
 from medshift.repro.run import PLACES, plans_of, variant
 from medshift.repro.stage import Plan, write_json
+
+if TYPE_CHECKING:
+    from medshift.repro.grid import Grid
 
 # What runs a notebook does not decide what it shows.
 MACHINERY = ("medshift.repro",)
@@ -73,6 +76,17 @@ class Task:
         return {name: everything[name] for name in type(self.parameters).stages if name in everything}
 
     @cached_property
+    def grids(self) -> list[Grid]:
+        """The grids this notebook runs and draws, expanded."""
+        names = getattr(self.parameters, "grids", [])
+        if not names:
+            return []
+        from medshift.repro.grid import load_grid
+
+        seed = self.parameters.seed or -1
+        return [load_grid(n, self.profile, out_dir=str(self.out), build=self.folder, seed=seed) for n in names]
+
+    @cached_property
     def parts(self) -> dict[str, Any]:
         """All that decides what the notebook shows."""
         import nbformat
@@ -84,7 +98,7 @@ class Task:
             "arguments": {
                 "parameters": self.parameters.model_dump(exclude={"profile", *PLACES}),
                 "profile": self.profile.model_dump(),
-                **_grids(self.parameters, self.profile),
+                **self._runs_of_grids(),
             },
             "inputs": {name: plan.folder_name for name, plan in self.plans.items()} | self._reads(),
             "modules": {
@@ -94,6 +108,10 @@ class Task:
             },
             "packages": code.packages,
         }
+
+    def _runs_of_grids(self) -> dict[str, Any]:
+        runs = {grid.name: digest([run.name for run in grid.runs]) for grid in self.grids}
+        return {"grids": runs} if runs else {}
 
     def _reads(self) -> dict[str, str]:
         """Name -> hash of the files that the notebook reads beside its stages: others' results, and its ledger."""
@@ -150,16 +168,6 @@ class Task:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, shortened."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _grids(parameters: Parameters, profile: Profile) -> dict[str, Any]:
-    names = getattr(parameters, "grids", [])
-    if not names:
-        return {}
-    from medshift.repro.grid import load_grid
-
-    grids = {name: load_grid(name, profile, seed=parameters.seed or -1) for name in names}
-    return {"grids": {name: digest([run.name for run in grid.runs]) for name, grid in grids.items()}}
 
 
 def _significant(source: str) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import DataError, ParameterError
+from medshift.repro.ahead import Ahead
 from medshift.repro.cells import find_notebook, model_of
 from medshift.repro.comparison import ALL
 from medshift.repro.execution import execute, read_events
 from medshift.repro.parameters import NOTEBOOKS, Parameters, check, suggestion
+from medshift.repro.pool import workers_by_default
 from medshift.repro.progress import Watcher
 from medshift.repro.receipts import Task
-from medshift.repro.run import PLACES, profile_of
+from medshift.repro.run import PLACES, pick_device, profile_of
 from medshift.repro.stage import locked
 
 
@@ -104,43 +106,63 @@ def paper(
     out_dir: str = ".",
     force: bool = False,
     limit: float = 0.0,
+    workers: int = 0,
     **values: Any,
 ) -> list[Task]:
     """Run the companion's notebooks under one profile, those that are fresh left as they are; see `run_tasks`."""
     tasks = paper_tasks(profile, only=only, out_dir=out_dir, **values)
-    run_tasks(tasks, force=force, limit=limit)
+    run_tasks(tasks, force=force, limit=limit, workers=workers)
     return tasks
 
 
-def run_tasks(tasks: Sequence[Task], *, force: bool = False, limit: float = 0.0) -> int:
+def run_tasks(tasks: Sequence[Task], *, force: bool = False, limit: float = 0.0, workers: int = 0) -> int:
     """Run what is stale; returns how many ran.
 
     Args:
         tasks: in order.
         force: run fresh ones too.
         limit: seconds for each; 0 for none.
+        workers: processes that build stages ahead of the notebooks that read them; 1 to have notebooks build all
+            they read, one stage after the other; 0 for one a core, up to four, or on GPUs one a GPU.
 
     Raises:
-        NotebookError: one did not run to its end; those before it are kept.
+        ParameterError: fewer than no workers.
+        StageError: a stage could not be built; what is finished is kept.
+        NotebookError: a notebook did not run to its end; those before it are kept.
         DataError: the output folder cannot be written.
     """
+    if workers < 0:
+        raise ParameterError(f"workers is {workers}, expected 1 or more, or 0 to choose.")
     clock = _Clock(tasks)
     ran = 0
-    for i, one in enumerate(tasks, start=1):
-        head = f"[{i}/{len(tasks)}] {one.notebook.stem} ({one.folder.name})"
-        reason = "asked for" if force else one.stale()
-        if not reason:
-            clock.skip(one)
-            say(f"{head}: fresh, skipped")
-            continue
-        say(f"{head}: {reason}; {clock.estimate(i - 1)}")
-        seconds = run_task(one, limit=limit, force=force)
-        ran += seconds > 0
-        clock.done(one, seconds)
-        say(f"      done in {seconds / 60:.1f} min: {one.target}")
+    with Ahead(tasks, workers or _workers(tasks)) as ahead:
+        for i, one in enumerate(tasks, start=1):
+            head = f"[{i}/{len(tasks)}] {one.notebook.stem} ({one.folder.name})"
+            reason = "asked for" if force else one.stale()
+            if not reason:
+                clock.skip(one)
+                say(f"{head}: fresh, skipped")
+                continue
+            say(f"{head}: {reason}; {clock.estimate(i - 1)}")
+            start = time.monotonic()
+            ahead.wait(one)
+            ran += run_task(one, limit=limit, force=force) > 0
+            seconds = time.monotonic() - start
+            clock.done(one, seconds)
+            say(f"      done in {seconds / 60:.1f} min: {one.target}")
     for folder in dict.fromkeys(one.folder / "figures" for one in tasks):
         say(f"Figures and tables: {folder}")
     return ran
+
+
+def _workers(tasks: Sequence[Task]) -> int:
+    """How many processes suit this machine; no question is asked of torch where nothing has to be built."""
+    missing = [one for one in tasks if any(plan.find(one.runs) is None for plan in one.plans.values())]
+    if not missing or pick_device(missing[0].parameters.device) == "cpu":
+        return workers_by_default()
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def run_task(one: Task, *, limit: float = 0.0, force: bool = False) -> float:

@@ -6,20 +6,20 @@ its error, and whoever finishes a run writes the table anew. So any of them can 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
 from typing import Any
 
 from medshift.errors import MedShiftError, ParameterError
+from medshift.repro.ahead import stage_item
 from medshift.repro.grid import Grid, GridRun, load_grid
-from medshift.repro.grid_table import collect, execute, finished, keep_failure
+from medshift.repro.grid_table import collect, execute, failure_file, finished, keep_failure
+from medshift.repro.pool import Item, Pool, cores
 from medshift.repro.profiles import load_profile
 from medshift.repro.progress import Screen
+from medshift.repro.receipts import Task
 from medshift.repro.run import pick_device
 from medshift.repro.stage import Plan
 
@@ -49,15 +49,7 @@ def run_grid(grid: Grid, *, workers: int = 1) -> None:
     done = len(grid.runs) - len(missing)
     print(f"{grid.name}: {len(grid.runs)} runs, {done} finished, {len(missing)} to do", file=sys.stderr, flush=True)
     if missing:
-        wanted = {plan.folder_name for run in missing for plan in _shared(run)}
-        shared = [p for p in grid.prerequisites() if p.folder_name in wanted and p.find(grid.root) is None]
-        pool = _Pool(grid, workers)
-        try:
-            for level in _levels(shared):  # a level's plans do not read each other
-                pool.work([("plan", plan, plan.label or plan.name) for plan in level])
-            pool.work([("run", run, f"run {run.index}") for run in missing])
-        finally:
-            pool.close()
+        _work(grid, missing, workers)
     table = collect(grid)
     failed = table[table["state"] == "failed"]
     print(f"Table: {grid.table}", file=sys.stderr)
@@ -66,119 +58,62 @@ def run_grid(grid: Grid, *, workers: int = 1) -> None:
         raise GridError(f"{len(failed)} of {len(table)} runs failed; run {first['run']}: {first['error']}")
 
 
+def grid_items(grid: Grid, *, stages_only: bool = False) -> list[Item]:
+    """What is missing of a grid as things to do: what several runs share, each once, and the runs.
+
+    Args:
+        grid: expanded.
+        stages_only: leave out runs that are notebooks.
+    """
+    missing = [run for run in grid.runs if not finished(grid, run) and not (stages_only and isinstance(run.work, Task))]
+    wanted = {plan.folder_name for run in missing for plan in _shared(run)}
+    items = [
+        stage_item(plan, grid.root)
+        for plan in grid.prerequisites()
+        if plan.folder_name in wanted and plan.find(grid.root) is None
+    ]
+    for run in missing:
+        after = frozenset(plan.folder_name for plan in _shared(run))
+        items.append(Item(run.name, f"run {run.index}", DoRun(grid, run), after))
+    return items
+
+
+def _work(grid: Grid, missing: Sequence[GridRun], workers: int) -> None:
+    items, screen = grid_items(grid), Screen()
+
+    def show() -> None:
+        ended = len(pool.done) + len(pool.failures)
+        notes = [f"{label} {100 * share:.0f} %" for label, share, _ in pool.at_work.values()]
+        screen.show(grid.name, ended / len(items), ", ".join([*notes, f"{len(items) - ended} to go"]))
+
+    pool = Pool(workers, show)
+    try:
+        pool.work(items)
+    finally:
+        pool.close()
+        screen.close()
+    labels = {item.key: item.label for item in items}
+    for key, failure in pool.failures.items():
+        print(f"      {labels[key]} failed: {failure.message}", file=sys.stderr, flush=True)
+    for run in missing:
+        if run.name in pool.failures and not failure_file(grid, run).is_file():
+            keep_failure(grid, run, pool.failures[run.name].message)
+
+
 def _shared(run: GridRun) -> list[Plan]:
     return list(run.work.chain())[:-1] if isinstance(run.work, Plan) else list(run.work.plans.values())
 
 
-def _levels(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Plans in groups such that each reads only finished ones or those of earlier groups."""
-    left, levels, names = list(plans), [], {plan.folder_name for plan in plans}
-    while left:
-        level = [p for p in left if not names & {i.folder_name for i in p.chain() if i is not p} - {p.folder_name}]
-        levels.append(level)
-        names -= {plan.folder_name for plan in level}
-        left = [plan for plan in left if plan not in level]
-    return levels
+@dataclass(frozen=True)
+class DoRun:
+    """One run of a grid as the work of a process."""
 
+    grid: Grid
+    run: GridRun
 
-class _Pool:
-    """Processes that do one thing at a time; one that dies is a failure of what it had, and is replaced."""
-
-    def __init__(self, grid: Grid, workers: int):
-        self.grid, self.screen, self.free = grid, Screen(), list(range(workers))
-        self.context = multiprocessing.get_context("spawn")
-        self.threads = max(1, _cores() // workers)
-        self.processes: dict[int, tuple[Any, Connection]] = {}
-
-    def work(self, items: Sequence[tuple[str, Any, str]]) -> None:
-        """Do all items; returns when each is done or has failed."""
-        waiting, total = list(items), len(items)
-        busy: dict[int, tuple[str, Any, str]] = {}
-        while waiting or busy:
-            while waiting and self.free:
-                slot = self.free.pop()
-                process, pipe = self.processes.get(slot) or self._start(slot)
-                try:
-                    pipe.send(waiting[0][:2])
-                except (BrokenPipeError, OSError):
-                    self._drop(slot)
-                    self.free.append(slot)
-                    continue
-                busy[slot] = waiting.pop(0)
-            for ready in wait([self.processes[slot][1] for slot in busy]):
-                slot = next(s for s in busy if self.processes[s][1] is ready)
-                item = busy.pop(slot)
-                self._receive(slot, item)
-                self.free.append(slot)
-                left = len(waiting) + len(busy)
-                self.screen.show(self.grid.name, (total - left) / total, f"{item[2]} done, {left} to go")
-
-    def _receive(self, slot: int, item: tuple[str, Any, str]) -> None:
-        process, pipe = self.processes[slot]
-        try:
-            error = pipe.recv()
-        except EOFError:
-            process.join()
-            code = process.exitcode or 0
-            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            error = f"its process died ({reason}), most likely for lack of memory"
-            self._drop(slot)
-            if item[0] == "run":
-                keep_failure(self.grid, item[1], error)
-        if error:
-            print(f"      {item[2]} failed: {error}", file=sys.stderr, flush=True)
-
-    def _start(self, slot: int) -> tuple[Any, Connection]:
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs, self.grid, slot, self.threads), daemon=True)
-        process.start()
-        theirs.close()
-        self.processes[slot] = process, ours
-        return self.processes[slot]
-
-    def _drop(self, slot: int) -> None:
-        process, pipe = self.processes.pop(slot)
-        pipe.close()
-        process.join(timeout=5)
-
-    def close(self) -> None:
-        """End all processes; a training among them writes its checkpoint first."""
-        self.screen.close()
-        for process, pipe in self.processes.values():
-            pipe.close()
-            process.terminate()
-        for process, _ in self.processes.values():
-            process.join(timeout=30)
-            if process.is_alive():
-                process.kill()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _serve(pipe: Connection, grid: Grid, slot: int, threads: int) -> None:
-    """What a worker does: one thing after the other until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    device = f"cuda:{slot % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    while True:
-        try:
-            kind, what = pipe.recv()
-        except (EOFError, OSError):
-            return
-        error = ""
-        try:
-            if kind == "plan":
-                what.ensure(grid.root, device=device)
-            else:
-                execute(grid, what, device=device)
-        except Exception as raised:
-            error = f"{type(raised).__name__}: {raised}"
-        pipe.send(error)
+    def __call__(self, device: str, progress: Callable[[str], Callable[..., None]]) -> None:
+        """Do it, or keep its error."""
+        execute(self.grid, self.run, device=device)
 
 
 def run_here(grid: Grid, *, device: str, progress: Callable[[str], Callable[..., None]]) -> Any:
@@ -277,7 +212,7 @@ def submit(grid: Grid, settings: Sequence[str], *, executor: str = "slurm") -> N
         ids = ", ".join(job.job_id for job in submitted[:3])
         print(f"{len(submitted)} runs submitted ({ids} …); logs in {folder}; the table {grid.table} grows with them.")
         return
-    for start in range(0, len(jobs), _cores()):  # the local executor has no cap of its own
-        for job in [manager.submit(one) for one in jobs[start : start + _cores()]]:
+    for start in range(0, len(jobs), cores()):  # the local executor has no cap of its own
+        for job in [manager.submit(one) for one in jobs[start : start + cores()]]:
             job.exception()
     collect(grid)
