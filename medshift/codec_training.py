@@ -62,11 +62,15 @@ class ShiftTolerantLPIPS(nn.Module):
 class PatchDiscriminator(nn.Module):
     """A PatchGAN: images (B, 1, H, W) to one logit per overlapping patch (B, 1, h, w).
 
-    It counts its calls during training in a buffer, so that a resumed run knows where its warm-up stands.
+    It keeps how often it was called during training in a buffer, so that a resumed run knows where its warm-up stands.
 
     Arguments:
         width: Channels of the first layer.
         layers: Layers of stride 2.
+
+    Attributes:
+        calls: The count, as a checkpoint holds it.
+        called: The same number on the host: asking the buffer would wait for the GPU.
     """
 
     calls: Tensor
@@ -79,10 +83,23 @@ class PatchDiscriminator(nn.Module):
             blocks += [nn.Conv2d(narrow, wide, 4, 2, 1), nn.GroupNorm(8, wide), nn.LeakyReLU(0.2)]
         self.net = nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 3, 1, 1))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.called = 0
+        self.register_load_state_dict_post_hook(_read_calls)
+
+    def count(self) -> None:
+        """One more call."""
+        self.calls += 1
+        self.called += 1
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 1, h, w), above 0 where a patch looks real."""
         return self.net(image)
+
+
+def _read_calls(discriminator: nn.Module, keys: object) -> None:
+    """Read the count that was loaded."""
+    assert isinstance(discriminator, PatchDiscriminator)
+    discriminator.called = int(discriminator.calls)
 
 
 class KLTraining:
@@ -121,8 +138,11 @@ class KLTraining:
         self.discriminator = PatchDiscriminator().to(codec.mean.device)
         self.perceptual = ShiftTolerantLPIPS().to(codec.mean.device)
         rates = {"codec": learning_rate, "discriminator": discriminator_rate}
+        fused = codec.mean.device.type == "cuda"  # a CPU's fused step rounds differently and gains nothing here
         self._optimizers = {
-            name: torch.optim.AdamW(module.parameters(), lr=rates[name], betas=(0.5, 0.9), weight_decay=0.0)
+            name: torch.optim.AdamW(
+                module.parameters(), lr=rates[name], betas=(0.5, 0.9), weight_decay=0.0, fused=fused
+            )
             for name, module in self.modules().items()
         }
 
@@ -162,12 +182,12 @@ class KLTraining:
         }
         loss = parts["l1"] + weights["perceptual"] * parts["perceptual"] + weights["kl"] * parts["kl"]
         losses = {"codec": loss}
-        if int(self.discriminator.calls) >= self.warmup and weights["adversarial"]:
+        if self.discriminator.called >= self.warmup and weights["adversarial"]:
             parts["adversarial"] = -self.discriminator(decoded).float().mean()
             losses["codec"] = loss + weights["adversarial"] * parts["adversarial"]
             true, false = self.discriminator(torch.cat([image, decoded.detach()])).float().chunk(2)
             losses["discriminator"] = F.relu(1 - true).mean() + F.relu(1 + false).mean()
-        self.discriminator.calls += 1
+        self.discriminator.count()
         return losses | {name: value.detach() for name, value in parts.items()}
 
 

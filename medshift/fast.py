@@ -9,19 +9,21 @@ What it does, and what each part was worth, is measured by `make bench`:
 * in bfloat16 where the device multiplies it in hardware, else in single precision; the integrator's sums stay in the
   precision of x;
 * what time and label say to the network is computed once for each time and kept, for all labels: solvers come back to
-  the same times in every leg, batch and target. On a GPU, where asking for the value of t would wait for the device,
-  it is computed anew by one matrix product instead.
+  the same times in every leg, batch and target. They hand them over on the host (`medshift.ode.at_time`); for a t on a
+  GPU, whose value nobody could read without waiting, it is computed anew by one matrix product instead.
 
 In single precision it equals the network to 1e-4 of the velocity's norm, in bfloat16 to 2e-2. Over a translation such
 errors average out; they grow where the flow itself is chaotic: at small :math:`\tau`, on images unlike the training's.
 
-`compiled` puts torch.compile around it, for GPUs, whose kernel launches it saves by CUDA graphs. On two CPU cores it
-gains nothing over the arrangement above and takes a minute for each size of image.
+`compiled` puts torch.compile around it, for GPUs, whose kernel launches it saves by CUDA graphs; there `load_fast` does
+so, for shapes that come often enough. On two CPU cores it gains nothing over the arrangement above and takes a minute
+for each size of image.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +46,13 @@ if TYPE_CHECKING:
 __all__ = ["FastVelocity", "compiled", "fast", "load_fast"]
 
 KEPT_TIMES = 512  # whose conditioning is kept; a leg of 50 Heun intervals has 51
+WORTH = 1000  # evaluations of one shape after which a GPU's are compiled: reckoned, not yet measured on a GPU
+WARMING = 3  # calls after which a CUDA graph has been run, recorded and replayed
 KIND, NETWORK = "flow-matching", "velocity-unet"  # of the checkpoints that `load_fast` reads
 AVERAGE = "module."  # before each name of a moving average
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
+Shape = tuple[torch.Size, torch.dtype]
 
 
 class FastVelocity:
@@ -82,13 +87,13 @@ class FastVelocity:
 
     def rows(self, t: Time, label: Labels) -> Tensor:
         """What is said to each block, (B, sum of its widths), float32, for times () or (B,) and labels (B,)."""
-        if t.ndim or label.device.type != "cpu":
+        if t.ndim or t.device.type != "cpu":
             return self.conditioning(t, label)
         time = float(t)
         if time not in self.tables:
             if len(self.tables) >= KEPT_TIMES:
                 self.tables.clear()
-            self.tables[time] = self.conditioning(t, torch.arange(self.null_label + 1))
+            self.tables[time] = self.conditioning(t, torch.arange(self.null_label + 1, device=label.device))
         return self.tables[time][label]
 
     def _check(self, x: Batch, t: Time, label: Labels) -> None:
@@ -119,7 +124,8 @@ def load_fast(folder: Path | str, *, dtype: torch.dtype | None = None, device: t
     """The MedShift of a checkpoint, around a fast velocity of the moving average of its weights.
 
     It equals ``MedShift(fast(flow.network), flow.codec, ...)`` with ``flow = load_flow(folder)``, and is there in a
-    fraction of the time, most of which goes into importing what the layers of a network to train are made of.
+    fraction of the time, most of which goes into importing what the layers of a network to train are made of. On a GPU
+    the network is `compiled` for shapes that were evaluated `WORTH` times.
 
     Args:
         folder: the checkpoint's, or that of the run.
@@ -148,6 +154,8 @@ def load_fast(folder: Path | str, *, dtype: torch.dtype | None = None, device: t
         raise CheckpointError(
             f"The weights in {held.path} belong to another architecture than the one it names ({error}); train again."
         ) from error
+    if torch.device(device).type == "cuda":
+        velocity = compiled(velocity, after=WORTH)
     domains = tuple(method["domains"])
     return MedShift(velocity, from_description(codec, held.tensors["codec"]).to(device), len(domains), domains)
 
@@ -162,52 +170,74 @@ def _fast(config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch
     return FastVelocity(*arranged(config, tensors, dtype if dtype == torch.float32 else able))
 
 
-def compiled(velocity: FastVelocity, *, sizes: int = 4) -> FastVelocity:
+def compiled(velocity: FastVelocity, *, sizes: int = 4, after: int = 0) -> FastVelocity:
     """`velocity` with its network under torch.compile, as CUDA graphs on a GPU.
 
-    Each new shape of a batch is compiled at its first use, for static shapes. Where there is no compiler, or it
-    fails, and for shapes past the first `sizes`, the network is evaluated as before, after one warning.
+    Each shape of a batch is compiled for itself, for static shapes. Where there is no compiler, or it fails, or memory
+    runs out in it, and for shapes past the first `sizes`, the network is evaluated as before, after one warning. Memory
+    that does not suffice for the network either is the usual `torch.OutOfMemoryError`.
 
     Args:
         velocity: made by `fast`.
         sizes: shapes to compile at most.
+        after: evaluations of a shape before it is compiled, so that one that comes seldom never is.
 
     Raises:
-        ParameterError: `sizes` is below 1.
+        ParameterError: `sizes` is below 1, or `after` below 0.
     """
-    if sizes < 1:
-        raise ParameterError(f"sizes is {sizes}, expected 1 or more shapes to compile.")
-    return FastVelocity(velocity.conditioning, velocity.lean, _Compiled(velocity.lean, sizes))
+    if sizes < 1 or after < 0:
+        raise ParameterError(
+            f"sizes is {sizes} and after {after}, expected 1 or more shapes to compile and 0 or more evaluations."
+        )
+    return FastVelocity(velocity.conditioning, velocity.lean, _Compiled(velocity.lean, sizes, after))
 
 
 class _Compiled:
-    """A lean network compiled for each of the first shapes it meets."""
+    """A lean network compiled for each of the first shapes that it meets often."""
 
-    def __init__(self, lean: LeanUNet, sizes: int) -> None:
-        self.lean, self.sizes = lean, sizes
-        self.graphs: dict[tuple[torch.Size, torch.dtype], Evaluate] = {}
+    def __init__(self, lean: LeanUNet, sizes: int, after: int) -> None:
+        self.lean, self.sizes, self.after = lean, sizes, after
+        self.graphs: dict[Shape, Evaluate] = {}
+        self.met: Counter[Shape] = Counter()
         self.given_up = False
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         key = (x.shape, x.dtype)
         if key in self.graphs:
             return self.graphs[key](x, rows)
-        if self.given_up:
+        self.met[key] += 1
+        if self.given_up or self.met[key] <= self.after:
             return self.lean(x, rows)
-        if len(self.graphs) >= self.sizes:
-            return self._give_up(f"latents of more than {self.sizes} shapes were met", x, rows)
-        graph = _compile(self.lean, x.device)
-        try:
-            velocity = graph(x, rows)
-        except Exception as error:  # noqa: BLE001  the compilers raise whatever they like
-            return self._give_up(f"torch.compile failed ({type(error).__name__})", x, rows)
-        self.graphs[key] = graph
+        why = f"latents of more than {self.sizes} shapes were met"
+        if len(self.graphs) < self.sizes and not (why := self._add(key, x, rows)):
+            return self.graphs[key](x, rows)
+        velocity = self.lean(x, rows)  # before all else: where memory is short for this as well, that is the error
+        self.given_up = True
+        warnings.warn(f"{why}; from here on the network is evaluated without a compiler.", stacklevel=4)
         return velocity
 
-    def _give_up(self, why: str, x: Tensor, rows: Tensor) -> Tensor:
-        self.given_up = True
-        warnings.warn(f"{why}; from here on the network is evaluated without a compiler.", stacklevel=5)
-        return self.lean(x, rows)
+    def _add(self, key: Shape, x: Tensor, rows: Tensor) -> str:
+        """Compile for one shape; why that failed, or nothing."""
+        graph, on_gpu = _compile(self.lean, x.device), x.device.type == "cuda"
+        try:
+            for _ in range(WARMING if on_gpu else 1):
+                graph(x, rows)
+            if on_gpu:
+                torch.cuda.synchronize(x.device)  # else a later, innocent call would raise what failed here
+        except Exception as error:  # noqa: BLE001  the compilers raise whatever they like
+            return _why(error)
+        self.graphs[key] = graph
+        return ""
+
+
+def _why(error: BaseException) -> str:
+    """What failed; the compilers wrap errors in their own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, torch.OutOfMemoryError):
+            return "memory ran out while the network was compiled"
+        inner = inner.__cause__ or inner.__context__
+    return f"torch.compile failed ({type(error).__name__})"
 
 
 def _compile(lean: LeanUNet, device: torch.device) -> Evaluate:

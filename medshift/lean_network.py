@@ -142,8 +142,9 @@ class Conditioning(nn.Module):
         self.bias = nn.Parameter(torch.cat([p["bias"] for p in projections]).float())
 
     def forward(self, t: Tensor, label: Tensor) -> Tensor:
-        """Rows (B, sum of `widths`), float32, for times t () or (B,) and labels (B,) int64."""
-        phases = TIME_SCALE * t.to(label.device, torch.float32).reshape(-1, 1) * self.waves
+        """Rows (B, sum of `widths`), float32, for labels (B,) int64 and times t (B,), or one (), even of the CPU."""
+        scaled = TIME_SCALE * t.to(torch.float32)
+        phases = (scaled if t.ndim == 0 else scaled[:, None]) * self.waves[None]
         embedded = self.time(torch.cat([phases.cos(), phases.sin()], dim=1)) + self.label(label)
         return F.linear(F.silu(embedded), self.weight, self.bias)
 

@@ -160,7 +160,7 @@ class VelocityNetwork(nn.Module):
 
         Args:
             x: latents (B, C, H, W), any H and W.
-            t: () or (B,), float in [0, 1].
+            t: () or (B,), float in [0, 1]; one of shape () may lie on the CPU, whatever the device of `x`.
             label: (B,) int64 in 0..K, K being the null label.
 
         Returns:
@@ -180,7 +180,8 @@ class VelocityNetwork(nn.Module):
         tall, wide = -height % self.stride, -width % self.stride
         top, left = tall // 2, wide // 2
         padded = F.pad(x, (left, wide - left, top, tall - top), mode="replicate")
-        time = TIME_SCALE * t.to(torch.float32).expand(batch)
+        # A sum and no expansion: a number of the host goes to a GPU with the kernel, without waiting for it.
+        time = torch.zeros(batch, dtype=torch.float32, device=x.device) + TIME_SCALE * t.to(torch.float32)
         velocity = self.unet(padded, time, label, return_dict=False)[0]
         return velocity[:, :, top : top + height, left : left + width].to(x.dtype)
 

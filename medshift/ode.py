@@ -132,7 +132,8 @@ def integrate(
     Nothing is evaluated before the caller asks for the next state.
 
     Args:
-        velocity: the field; t reaches it as (), on the device of `x` and of single precision at least.
+        velocity: the field; t reaches it as () of single precision at least, see `at_time`; from torchdiffeq's solvers
+            it lies on the device of `x`.
         x: state at `knots[0]`, (B, ...).
         label: domains (B,).
         knots: times, strictly increasing or strictly decreasing; one alone yields `x` itself.
@@ -239,6 +240,14 @@ def _refined_knots(steps: int) -> tuple[float, ...]:
     return (*knots, 1.0)
 
 
+def at_time(t: float, x: Batch) -> Time:
+    """`t` as a velocity at `x` takes it: (), on the host, where its value is there to read.
+
+    Arithmetic with tensors of a GPU takes it as it is; sending it there would wait for the GPU at every evaluation.
+    """
+    return torch.tensor(t, dtype=_time_dtype(x), device="cpu")
+
+
 def _time_dtype(x: Batch) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -251,8 +260,7 @@ def _tableau_step(tableau: Tableau, velocity: Velocity, x: Batch, label: Labels,
         for a, slope in zip(row, slopes, strict=True):
             stage = stage + h * a * slope
         # A weighted mean of both ends, unlike t + node * h, stays inside [0, 1] to the last bit.
-        time = torch.tensor((1 - node) * t + node * t_next, dtype=_time_dtype(x), device=x.device)
-        slopes.append(velocity(stage, time, label))
+        slopes.append(velocity(stage, at_time((1 - node) * t + node * t_next, x), label))
     for b, slope in zip(tableau.weights, slopes, strict=True):
         x = x + h * b * slope if b else x
     return x

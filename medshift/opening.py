@@ -17,10 +17,8 @@ from medshift.codec import KLCodec
 from medshift.data.folders import read_folders
 from medshift.errors import CheckpointError, DataError, ParameterError
 from medshift.fast import KIND, load_fast
-from medshift.guidance import in_precision
 from medshift.knobs import parts_of
 from medshift.methods_index import FLOORS, FREE_MODULES, TRAINED
-from medshift.schedules import autocast_dtype
 from medshift.translate import Domain, MedShift, Translator
 
 __all__ = ["in_tiles", "open_asked", "open_fitted", "open_method", "trained_pair"]
@@ -108,11 +106,11 @@ def open_method(
         return _open_trained(folder, device, base)
     if name not in ("", OWN, KIND, *FREE_MODULES):
         raise ParameterError(f"The checkpoint {folder} is of MedShift, which does not give {name!r}. {_known()}")
+    model = load_fast(folder, device=device)  # methods on top ask for its velocity, and for nothing inside it
     if name in ("", OWN, KIND) and not options:
-        return load_fast(folder, device=device)
+        return model
     from medshift import methods
 
-    model = _medshift(folder, device)
     try:
         return methods.FREE[OWN if name in ("", KIND) else name](model, **(options or {}))
     except TypeError as error:
@@ -190,15 +188,6 @@ def _open_trained(folder: Path, device: str, base: Path | None) -> Translator:
 
     network = None if base is None else load_flow(base, device=device).network
     return methods.open_trained(folder, device=device, base=network)
-
-
-def _medshift(folder: Path, device: str) -> MedShift:
-    """What methods on top build on: the network as it is, since some of them reach into it."""
-    from medshift.flow_training import load_flow
-
-    flow = load_flow(folder, device=device)
-    velocity = in_precision(flow.network, autocast_dtype(device))
-    return MedShift(velocity, flow.codec, len(flow.domains), flow.domains)
 
 
 def _known() -> str:

@@ -11,9 +11,8 @@ from medshift.codec import PatchCodec
 from medshift.data.domains import DOMAINS, EvaluationSet
 from medshift.errors import DataError, ParameterError
 from medshift.evaluate import score
+from medshift.fast import fast
 from medshift.flow_training import load_flow
-from medshift.guidance import in_precision
-from medshift.schedules import autocast_dtype
 from medshift.stages import codec, network, translation, views
 from medshift.stages.images import RenderedImages, open_images
 from medshift.stages.job import Job
@@ -91,7 +90,7 @@ def test_the_validation_loss_is_the_velocitys_mean_square_for_the_zero_field_and
 def test_a_translation_scores_what_the_model_translates(trained, tmp_path, guidance):
     translation.build(Job(tmp_path, trained), **SAMPLING, guidance=guidance)
     flow = load_flow(trained["network"])
-    velocity = in_precision(flow.network, autocast_dtype("cpu"))
+    velocity = fast(flow.network)
     model = MedShift(velocity, flow.codec, 5, DOMAINS)
     some = EvaluationSet(trained["views"], "T2", limit=4)
     knobs = {"tau": 0.3, "steps": 3, "solver": "heun", "grid": "uniform", "guidance": guidance}

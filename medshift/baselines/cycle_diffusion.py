@@ -51,7 +51,7 @@ from torch import Tensor
 
 from medshift.errors import ParameterError
 from medshift.flow import Labels
-from medshift.ode import leg_knots
+from medshift.ode import at_time, leg_knots
 from medshift.translate import Domain, MedShift, check_tau
 
 __all__ = ["CycleDiffusion", "EditFriendly"]
@@ -142,7 +142,7 @@ class CycleDiffusion:
 
     def _mean(self, x: Tensor, t: float, s: float, label: Labels) -> Tensor:
         """The ancestral step's μ from time t to s."""
-        v = self.model.velocity(x, x.new_tensor(t), label)
+        v = self.model.velocity(x, at_time(t, x), label)
         return s * (x + (1 - t) * v) + _snr_ratio(t, s) * (1 - s) * (x - t * v)
 
     def _path(self, latent: Tensor, noise: Tensor | None, knots: Sequence[float]) -> list[Tensor]:

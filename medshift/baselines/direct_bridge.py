@@ -39,6 +39,8 @@ from torch.optim import AdamW, Optimizer
 from medshift.checkpoint import weights_sha256
 from medshift.coupling import bridge_loss, coupling_features, minibatch_ot
 from medshift.errors import ParameterError
+from medshift.fast import fast
+from medshift.flow import Velocity
 from medshift.network import NetworkConfig, VelocityNetwork
 from medshift.ode import DEFAULT_STEPS, integrate, stages, time_grid
 from medshift.pairwise import Pair, Recipe, encoded_halves, method_state, through_codec
@@ -100,7 +102,7 @@ class DirectBridge:
     """Translation by one integration from source to target.
 
     Args:
-        network: the velocity, of one domain.
+        velocity: of one domain.
         codec: images to latents and back.
         pair: what it was trained for.
         coupling: of its training, or of its teacher's.
@@ -110,9 +112,9 @@ class DirectBridge:
     needs_pairs = False
 
     def __init__(
-        self, network: VelocityNetwork, codec: Codec, pair: Pair, *, coupling: Coupling, reflow: bool = False
+        self, velocity: Velocity, codec: Codec, pair: Pair, *, coupling: Coupling, reflow: bool = False
     ) -> None:
-        self.network, self.codec, self.pair = network, codec, pair
+        self.velocity, self.codec, self.pair = velocity, codec, pair
         self.name = bridge_name(coupling, reflow)
 
     def nfe(self, *, steps: int = DEFAULT_STEPS, solver: str = "heun") -> int:
@@ -133,7 +135,7 @@ class DirectBridge:
             solver: one of `medshift.ode.SOLVERS`.
         """
         self.pair.check(source, target)
-        return through_codec(self.codec, images, lambda latents: cross(self.network, latents, steps, solver))
+        return through_codec(self.codec, images, lambda latents: cross(self.velocity, latents, steps, solver))
 
 
 class DirectBridgeTraining:
@@ -185,8 +187,9 @@ class DirectBridgeTraining:
         return method_state(self, self.codec, dataclasses.asdict(self.config))
 
     def translator(self) -> DirectBridge:
-        """The bridge of the network as it is now."""
-        return DirectBridge(self.network, self.codec, self.pair, coupling=self.config.coupling, reflow=self.reflow)
+        """The bridge of the network as it is now, evaluated as MedShift's own is (`medshift.fast`)."""
+        velocity = fast(self.network)
+        return DirectBridge(velocity, self.codec, self.pair, coupling=self.config.coupling, reflow=self.reflow)
 
 
 class ReflowTraining(DirectBridgeTraining):
@@ -251,8 +254,8 @@ def bridge_name(coupling: Coupling, reflow: bool) -> str:
     return f"direct bridge, {LABELS[coupling]}" + (", reflow" if reflow else "")
 
 
-def cross(network: VelocityNetwork, latents: Tensor, steps: int, solver: str) -> Tensor:
+def cross(velocity: Velocity, latents: Tensor, steps: int, solver: str) -> Tensor:
     """The end of the path that starts at latents (B,C,h,w), over `steps` equal intervals."""
     label = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
-    *_, end = integrate(network, latents, label, time_grid("uniform", steps), solver=solver)
+    *_, end = integrate(velocity, latents, label, time_grid("uniform", steps), solver=solver)
     return end.x

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from medshift.errors import ParameterError
 from medshift.flow import Labels
-from medshift.ode import leg_knots
+from medshift.ode import at_time, leg_knots
 from medshift.translate import AS_PUBLISHED, Domain, MedShift, check_tau
 
 __all__ = ["ExactInverse"]
@@ -93,7 +93,7 @@ class ExactInverse:
         label = self.model.labels(source, images)
         worst = after.new_zeros(len(after))
         for t, h, x in self._leg(after, label, tau, steps, iterations):
-            missed = x + h * self.model.velocity(x, x.new_tensor(t), label) - after
+            missed = x + h * self.model.velocity(x, at_time(t, x), label) - after
             worst = torch.maximum(worst, missed.flatten(1).square().mean(1).sqrt())
             after = x
         return worst
@@ -108,7 +108,7 @@ class ExactInverse:
         """Each step of the encode leg: the time it leads to, its length, and the latent (B,C,h,w) there."""
         rounds = _checked(iterations)
         for t_after, t in pairwise(leg_knots(check_tau(tau), "uniform", steps)[::-1]):
-            h, time, start = t_after - t, x.new_tensor(t), x
+            h, time, start = t_after - t, at_time(t, x), x
             for _ in range(rounds):
                 x = start - h * self.model.velocity(x, time, label)
             yield t, h, x

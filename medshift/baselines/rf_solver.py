@@ -28,7 +28,7 @@ from torch import Tensor
 
 from medshift.errors import ParameterError
 from medshift.flow import Labels
-from medshift.ode import DEFAULT_STEPS, leg_knots
+from medshift.ode import DEFAULT_STEPS, at_time, leg_knots
 from medshift.translate import Domain, MedShift, check_tau
 
 __all__ = ["RFSolver"]
@@ -90,8 +90,8 @@ class RFSolver:
         """The latent (B,C,h,w) at the last of `knots` from that at the first."""
         for t, t_next in pairwise(knots):
             h, share = t_next - t, self.increment
-            slope = self.model.velocity(x, x.new_tensor(t), label)
-            ahead = x.new_tensor((1 - share) * t + share * t_next)
+            slope = self.model.velocity(x, at_time(t, x), label)
+            ahead = at_time((1 - share) * t + share * t_next, x)
             derivative = (self.model.velocity(x + share * h * slope, ahead, label) - slope) / (share * h)
             x = x + h * slope + h**2 / 2 * derivative
         return x

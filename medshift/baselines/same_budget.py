@@ -25,6 +25,7 @@ from torch.optim import AdamW, Optimizer
 
 from medshift.codec import KLCodec, PatchCodec
 from medshift.errors import ParameterError
+from medshift.fast import fast
 from medshift.flow import flow_matching_loss
 from medshift.network import NetworkConfig, VelocityNetwork
 from medshift.ode import DEFAULT_STEPS
@@ -172,5 +173,6 @@ class SameBudgetTraining:
         return method_state(self, self.codec, dataclasses.asdict(self.config))
 
     def translator(self) -> SameBudget:
-        """The translator of the network as it is now."""
-        return SameBudget(MedShift(self.network, self.codec, 2, (self.pair.source, self.pair.target)), self.pair)
+        """The translator of the network as it is now, evaluated as MedShift's own is (`medshift.fast`)."""
+        model = MedShift(fast(self.network), self.codec, 2, (self.pair.source, self.pair.target))
+        return SameBudget(model, self.pair)

@@ -28,6 +28,7 @@ from torch.optim import AdamW, Optimizer
 
 from medshift.codec import KLCodec, PatchCodec
 from medshift.errors import ParameterError
+from medshift.fast import fast
 from medshift.flow import flow_matching_loss
 from medshift.network import NetworkConfig, VelocityNetwork
 from medshift.ode import DEFAULT_STEPS
@@ -200,6 +201,6 @@ class TwoNetworksTraining:
         return method_state(self, self.codec, dataclasses.asdict(self.config))
 
     def translator(self) -> TwoNetworks:
-        """The translator of the two networks as they are now."""
-        models = [MedShift(self.networks[half], self.codec, 1) for half in HALVES]
+        """The translator of the two networks as they are now, evaluated as MedShift's own is (`medshift.fast`)."""
+        models = [MedShift(fast(self.networks[half]), self.codec, 1) for half in HALVES]
         return TwoNetworks(models[0], models[1], self.pair)

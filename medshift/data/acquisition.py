@@ -140,7 +140,8 @@ def _check(
         raise ParameterError(
             f"The open field must be bool ({n},1,{size},{size}); got {open_field.dtype} {tuple(open_field.shape)}."
         )
-    if fov_mm.shape != (n,) or not bool((fov_mm > 0).all()):
+    # The values are looked at on a CPU alone: training draws every batch through here, and a GPU would be waited for.
+    if fov_mm.shape != (n,) or (fov_mm.device.type == "cpu" and not bool((fov_mm > 0).all())):
         raise ParameterError(f"The field of view must be ({n},) positive mm; got {tuple(fov_mm.shape)}.")
     if generator is None and not clean:
         raise ParameterError("Noise needs a torch.Generator; give one, or clean=True for no noise.")

@@ -233,9 +233,15 @@ def _soft_log(signal: Tensor, floor: float) -> Tensor:
 
 def _aperture(image: Tensor) -> Tensor:
     """Mean over each pixel's square, the image interpolated linearly between pixel centres."""
-    taps = image.new_tensor([0.125, 0.75, 0.125])
+    taps = _taps(image.dtype, image.device)
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, 3)), taps.view(1, 1, 3, 1))
+
+
+@lru_cache(maxsize=8)
+def _taps(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, since sending them to a GPU waits for it."""
+    return torch.tensor([0.125, 0.75, 0.125], dtype=dtype, device=device)
 
 
 def _filter(

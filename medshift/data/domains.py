@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medshift.data.acquisition import acquire
+from medshift.data.batches import host_generator, sent
 from medshift.data.heads import Heads, HeadSplit
 from medshift.data.inserts import with_insert
 from medshift.data.projection import POSE_COLUMNS, Projection, level_for, load_projections, project, save_projections
@@ -152,7 +153,13 @@ class TrainingSet:
     """Unpaired training images: each domain has views no other domain has, and fresh noise at every draw.
 
     `__call__(step, generator)` is the ``batches`` of `medshift.train`: images (B,1,H,W) and labels (B,), classes
-    balanced in expectation. A mirrored head is a head, so half of the images are flipped left to right.
+    balanced in expectation. A mirrored head is a head, so half of the images are flipped left to right. Images are
+    made on the generator's device; a GPU draws other numbers than a CPU from the same seed.
+
+    Args:
+        folder: what `render` wrote.
+        batch: B.
+        device: to put them on.
     """
 
     def __init__(self, folder: Path, batch: int, *, device: str | torch.device = "cpu"):
@@ -164,24 +171,23 @@ class TrainingSet:
         ]
 
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        label = torch.randint(len(DOMAINS), (self.batch,), generator=generator).sort().values
-        images = [
-            self._draw(int(domain), int(n), generator)
-            for domain, n in zip(*label.unique(return_counts=True), strict=True)
-        ]
-        return torch.cat(images).to(self.device), label.to(self.device)
+        host = host_generator(generator)
+        label = torch.randint(len(DOMAINS), (self.batch,), generator=host, device=host.device).sort().values
+        counts = label.bincount(minlength=len(DOMAINS)).tolist()
+        images = [self._draw(domain, n, host, generator) for domain, n in enumerate(counts) if n]
+        return torch.cat(images).to(self.device), sent(label, self.device)
 
-    def _draw(self, domain: int, n: int, generator: torch.Generator) -> Tensor:
-        views = self.views[domain]
-        index = torch.randint(len(views.poses), (n,), generator=generator)
+    def _draw(self, domain: int, n: int, host: torch.Generator, generator: torch.Generator) -> Tensor:
+        views, place = self.views[domain], generator.device
+        index = torch.randint(len(views.poses), (n,), generator=host, device=host.device)
         image = acquire(
-            views.line_integrals[index].float(),
-            views.open_field[index],
-            views.poses[index, 5],
+            sent(views.line_integrals[index], place).float(),
+            sent(views.open_field[index], place),
+            sent(views.poses[index, 5], place),
             DOMAINS[domain],
             generator=generator,
         )
-        flip = torch.rand(n, generator=generator) < 0.5
+        flip = sent(torch.rand(n, generator=host, device=host.device) < 0.5, place)
         return torch.where(flip[:, None, None, None], image.flip(-1), image)
 
     def images(self, domain: str | int, n: int, seed: int = 0) -> Tensor:

@@ -107,10 +107,15 @@ class TaskViews:
         return self._pair(torch.arange(len(self)), None)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n random pairs (n,1,H,W), each with fresh noise, half of them mirrored: a mirrored head is a head."""
-        index = torch.randint(len(self), (n,), generator=generator)
-        flip = torch.rand(n, generator=generator) < 0.5
-        pair = self._pair(index, [int(s) for s in torch.randint(2**62, (2,), generator=generator)])
+        """n random pairs (n,1,H,W), each with fresh noise, half of them mirrored: a mirrored head is a head.
+
+        The generator is the host's, where projections lie and images are made.
+        """
+        place = generator.device
+        index = torch.randint(len(self), (n,), generator=generator, device=place)
+        flip = torch.rand(n, generator=generator, device=place) < 0.5
+        seeds = torch.randint(2**62, (2,), generator=generator, device=place)
+        pair = self._pair(index, [int(s) for s in seeds])
         source, target = (torch.where(flip[:, None, None, None], image.flip(-1), image) for image in pair)
         return source, target
 

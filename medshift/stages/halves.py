@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medshift.data.acquisition import acquire
+from medshift.data.batches import host_generator, sent
 from medshift.data.domains import domain_index, is_synthetic
 from medshift.data.projection import Projection, load_projections
 from medshift.errors import ParameterError
@@ -51,13 +52,20 @@ def halves(views: Path, source: str, target: str, batch: int, *, device: str, da
     held = [load_projections(folder / f"{name}.safetensors") for name in names]
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+        own = own_generator(generator)
+        noise = own if generator.device.type == "cpu" else generator
         first = _choice(held[0], batch // 2, own)
         second = first if paired else _choice(held[1], batch // 2, own)
-        parts = [_images(held[0], *first, source, own), _images(held[1], *second, target, own)]
+        parts = [_images(held[0], *first, source, noise), _images(held[1], *second, target, noise)]
         return torch.cat(parts).to(device), labels
 
     return draw
+
+
+def own_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator on the host, seeded from a step's, which may be a GPU's; nothing waits for that."""
+    host = host_generator(generator)
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=host, device=host.device)))
 
 
 def _kind(domain: str) -> str:
@@ -66,14 +74,16 @@ def _kind(domain: str) -> str:
 
 def _choice(views: Projection, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which views, and which of them are mirrored: a mirrored head is a head."""
-    index = torch.randint(len(views.poses), (n,), generator=generator)
-    return index, torch.rand(n, generator=generator) < 0.5
+    index = torch.randint(len(views.poses), (n,), generator=generator, device=generator.device)
+    return index, torch.rand(n, generator=generator, device=generator.device) < 0.5
 
 
 def _images(views: Projection, index: Tensor, flip: Tensor, domain: str, generator: torch.Generator) -> Tensor:
-    lines, field = views.line_integrals[index].float(), views.open_field[index]
-    image = acquire(lines, field, views.poses[index, 5], domain, generator=generator)
-    return torch.where(flip[:, None, None, None], image.flip(-1), image)
+    """Made on the generator's device; which views, and which of them are mirrored, is known to the host."""
+    place = generator.device
+    lines, field = sent(views.line_integrals[index], place).float(), sent(views.open_field[index], place)
+    image = acquire(lines, field, sent(views.poses[index, 5], place), domain, generator=generator)
+    return torch.where(sent(flip, place)[:, None, None, None], image.flip(-1), image)
 
 
 def _of_folders(images: FolderImages, source: str, target: str, n: int, device: str) -> Draw:
@@ -82,12 +92,13 @@ def _of_folders(images: FolderImages, source: str, target: str, n: int, device: 
     counts = [images.found.counts()[name]["train"] for name in (source, target)]
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        drawn = torch.rand(2, n, generator=generator, device=generator.device).tolist()
+        host = host_generator(generator)
+        drawn = torch.rand(2, n, generator=host, device=host.device).tolist()
         chosen = [
             images.found.image(number, "train", int(u * count))
             for number, count, row in zip(numbers, counts, drawn, strict=True)
             for u in row
         ]
-        return torch.stack(chosen).to(device), labels
+        return sent(torch.stack(chosen), device), labels
 
     return draw

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from medshift.data.batches import host_generator, sent
 from medshift.data.domains import DOMAINS, EvaluationSet, TrainingSet
 from medshift.data.folders import FolderSet, read_folders
 
@@ -79,9 +80,10 @@ class FolderImages:
         """See `Images`."""
 
         def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-            images, labels = self.found.batch(n, torch.Generator().manual_seed(int(seed)))
-            return images.to(device), labels.to(device)
+            host = host_generator(generator)
+            seed = int(torch.randint(2**62, (), generator=host, device=host.device))
+            images, labels = self.found.batch(n, torch.Generator().manual_seed(seed))
+            return sent(images, device), sent(labels, device)
 
         return draw
 

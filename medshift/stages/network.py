@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from medshift.fast import fast, load_fast
 from medshift.flow_training import FlowMatching, load_flow
-from medshift.guidance import in_precision
 from medshift.network import VelocityNetwork, build_network, scaled
 from medshift.processes import World
-from medshift.schedules import TrainConfig, autocast_dtype
+from medshift.schedules import TrainConfig
 from medshift.stages.codec import open_codec
 from medshift.stages.images import RenderedImages, open_images
 from medshift.stages.job import Job
@@ -80,7 +80,7 @@ def _watcher(job: Job, source: Any, codec: Any, steps: int) -> Any:
             return
         network = record.averages["network"].module
         assert isinstance(network, VelocityNetwork)
-        row = {"step": record.step, "images": record.images, "by_head": loss(network)}
+        row = {"step": record.step, "images": record.images, "by_head": loss(fast(network))}
         with (job.folder / "validation.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -88,7 +88,5 @@ def _watcher(job: Job, source: Any, codec: Any, steps: int) -> Any:
 
 
 def open_translator(folder: Path, device: str = "cpu") -> MedShift:
-    """The trained model of a finished stage, in bfloat16 where the device has hardware for it."""
-    flow = load_flow(folder, device=device)
-    velocity = in_precision(flow.network, autocast_dtype(device))
-    return MedShift(velocity, flow.codec, len(flow.domains), flow.domains)
+    """The trained model of a finished stage, around a fast velocity: see `medshift.fast.load_fast`."""
+    return load_fast(folder, device=device)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medshift.coupling import coupling_features, minibatch_ot
+from medshift.data.batches import sent
 from medshift.data.paired_tasks import TASKS, TaskViews
 from medshift.errors import ParameterError
-from medshift.stages.halves import PAIRED, halves
+from medshift.stages.halves import PAIRED, halves, own_generator
 
 Pairs = Literal["true", "ot", "medshift"]
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -51,7 +52,7 @@ def paired_batches(
     known = TaskViews(task, paired, PAIRED)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return torch.cat(known.draw(batch // 2, _own(generator))).to(device), labels
+        return sent(torch.cat(known.draw(batch // 2, own_generator(generator))), device), labels
 
     return draw
 
@@ -72,16 +73,10 @@ def _proposed(held: dict[str, Tensor], labels: Tensor, device: str) -> Draw:
     n = len(labels) // 2
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        own = _own(generator)
-        index = torch.randint(len(held["source"]), (n,), generator=own)
-        flip = (torch.rand(n, generator=own) < 0.5)[:, None, None, None]
+        own = own_generator(generator)
+        index = torch.randint(len(held["source"]), (n,), generator=own, device=own.device)
+        flip = (torch.rand(n, generator=own, device=own.device) < 0.5)[:, None, None, None]
         parts = [held[name][index].float() for name in ("source", "target")]
-        return torch.cat([torch.where(flip, part.flip(-1), part) for part in parts]).to(device), labels
+        return sent(torch.cat([torch.where(flip, part.flip(-1), part) for part in parts]), device), labels
 
     return draw
-
-
-def _own(generator: torch.Generator) -> torch.Generator:
-    """A generator on the CPU, where images are made, seeded from a step's."""
-    drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
-    return torch.Generator().manual_seed(int(drawn))

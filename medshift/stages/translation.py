@@ -13,10 +13,10 @@ from torch import Tensor
 
 from medshift.data.domains import EvaluationSet
 from medshift.evaluate import FAILURE_DB, score
+from medshift.fast import fast
 from medshift.flow_training import load_flow
-from medshift.guidance import CountingVelocity, in_precision
+from medshift.guidance import CountingVelocity
 from medshift.metrics.bootstrap import hierarchical_interval
-from medshift.schedules import autocast_dtype
 from medshift.stages.job import Job
 from medshift.translate import MedShift
 
@@ -63,7 +63,7 @@ def build(
         batch: images translated at once.
     """
     flow = load_flow(job.inputs["network"], device=job.device)
-    counted = CountingVelocity(in_precision(flow.network, autocast_dtype(job.device)))
+    counted = CountingVelocity(fast(flow.network))
     model = MedShift(counted, flow.codec, len(flow.domains), flow.domains)
     some = _views(job.inputs["views"], role, views)
     images = _source(job.inputs["views"], role, views, source)

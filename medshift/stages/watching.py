@@ -12,8 +12,7 @@ import torch
 from medshift.codec import KLCodec, PatchCodec
 from medshift.data.domains import DOMAINS, EvaluationSet
 from medshift.flow import Velocity, interpolate, velocity_target
-from medshift.guidance import in_precision
-from medshift.schedules import autocast_dtype
+from medshift.ode import at_time
 
 VIEWS, TIMES, SEED = 24, 4, 20_24
 
@@ -41,13 +40,12 @@ class ValidationLoss:
         self.labels = torch.arange(len(DOMAINS)).repeat_interleave(len(some)).to(self.device)
 
     @torch.no_grad()
-    def __call__(self, network: Velocity) -> dict[str, float]:
+    def __call__(self, velocity: Velocity) -> dict[str, float]:
         """Head -> loss, over domains and times; the caller's random numbers stay as they are."""
-        velocity = in_precision(network, autocast_dtype(self.device))
         target = velocity_target(self.latents, self.noise)
         errors = torch.zeros(len(self.latents), device=self.device)
         for k in range(TIMES):
-            t = torch.tensor((k + 0.5) / TIMES, device=self.device)
+            t = at_time((k + 0.5) / TIMES, self.latents)
             x = interpolate(self.latents, self.noise, t)
             parts = [velocity(a, t, b) for a, b in zip(x.split(40), self.labels.split(40), strict=True)]
             errors += (torch.cat(parts) - target).square().flatten(1).mean(dim=1) / TIMES
