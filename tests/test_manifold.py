@@ -9,9 +9,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from medshift.errors import ParameterError
 from medshift.metrics.manifold import (
+    dealt,
     embed,
     knn_mixing,
     latent_spectrum,
+    median_distance,
     mmd,
     noised_spectrum,
     retrieval,
@@ -98,12 +100,26 @@ def test_mmd_is_unbiased_and_equals_its_double_sum() -> None:
     kernel = np.array([[np.exp(-((x - y) ** 2).sum() / (2 * s**2)) for y in both] for x in both])
     inner = (kernel[:5, :5].sum() - 5) / 20 + (kernel[5:, 5:].sum() - 4) / 12
     assert mmd(a, b) == pytest.approx(inner - 2 * kernel[:5, 5:].mean(), rel=1e-9)
+    assert median_distance(a, b) == pytest.approx(s) and mmd(a, b) == mmd(a, b, median_distance(a, b))
+
+
+def test_views_are_dealt_once_and_evenly_over_heads() -> None:
+    heads = np.arange(120) % 8
+    for parts in (2, 5):
+        part = dealt(heads, parts)
+        table = np.array([[((heads == head) & (part == k)).sum() for k in range(parts)] for head in range(8)])
+        assert table.sum() == 120 and np.ptp(table, axis=1).max() <= 1 and np.ptp(table.sum(axis=0)) <= 1
+    order = np.random.default_rng(0).permutation(120)
+    assert sorted(np.bincount(dealt(heads[order], 5))) == [24] * 5, "the order of views does not matter to the sizes"
+    assert set(dealt([3, 9, 3, 9, 3, 9, 3, 9], 5)) == set(range(5)), "eight views of two heads fill five parts"
+    with pytest.raises(ParameterError, match="cannot be dealt into 5"):
+        dealt([0, 1, 0, 1], 5)
 
 
 def test_views_are_found_again_by_what_is_theirs() -> None:
     z = gaussian(30, 20, 11)
     same = retrieval(z, z + 0.01 * gaussian(30, 20, 12))
-    assert (same.top1, same.median_rank, same.chance, same.n) == (1.0, 1.0, 1 / 30, 30)
+    assert (same.top1, same.median_rank, same.chance, len(same.first)) == (1.0, 1.0, 1 / 30, 30)
     chance = [retrieval(gaussian(30, 20, 2 * i), gaussian(30, 20, 2 * i + 1)) for i in range(40)]
     assert np.mean([r.top1 for r in chance]) == pytest.approx(1 / 30, abs=0.02)
     assert np.mean([r.median_rank for r in chance]) == pytest.approx(15.5, abs=2)
@@ -114,6 +130,7 @@ def test_retrieval_ranks_as_counted_by_hand() -> None:
     # Ranks 2 (after .75), 1 or 2 (.25 from two), and 1.
     result = retrieval(a, b)
     assert result.median_rank == 1.5 and result.top1 == pytest.approx((0 + 0.5 + 1) / 3)
+    assert result.first.tolist() == [0, 0.5, 1] and result.rank.tolist() == [2, 1.5, 1]
     flat = retrieval(np.ones((4, 2)), np.ones((4, 2)))
     assert flat.top1 == pytest.approx(0.25) and flat.median_rank == 2.5
 
@@ -183,7 +200,8 @@ def test_tensors_and_their_matrices_are_the_same() -> None:
     image = z.reshape(24, 2, 4, 4)
     assert knn_mixing(image, labels, heads, 3) == knn_mixing(z.double().numpy(), labels, heads, 3)
     assert mmd(image[:12], image[12:]) == mmd(z[:12], z[12:])
-    assert retrieval(image[:12], image[12:]) == retrieval(z[:12], z[12:])
+    np.testing.assert_array_equal(retrieval(image[:12], image[12:]).rank, retrieval(z[:12], z[12:]).rank)
+    assert median_distance(image[:12], image[12:]) == median_distance(z[:12], z[12:])
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

@@ -27,14 +27,32 @@ COMPONENTS = 50
 NEIGHBOURS = 15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Retrieval:
-    """Share of views found first, their median rank (1 best), the share that chance would find, and how many views."""
+    """What became of each of N views: the share of its first place that it holds, and its rank, 1 best.
 
-    top1: float
-    median_rank: float
-    chance: float
-    n: int
+    Attributes:
+        first: (N,) 1 where the view itself was found first, 1/m where it shares the place with m - 1 others, else 0.
+        rank: (N,) mean rank among views equally near.
+    """
+
+    first: np.ndarray
+    rank: np.ndarray
+
+    @property
+    def top1(self) -> float:
+        """The share of views found first."""
+        return float(self.first.mean())
+
+    @property
+    def median_rank(self) -> float:
+        """The median over views."""
+        return float(np.median(self.rank))
+
+    @property
+    def chance(self) -> float:
+        """The share that chance would find first, 1/N."""
+        return 1.0 / len(self.first)
 
 
 def _matrix(z: Tensor | np.ndarray) -> np.ndarray:
@@ -95,6 +113,24 @@ def knn_mixing(z: Tensor | np.ndarray, labels: ArrayLike, groups: ArrayLike, k: 
     return float(found.mean() / expected.mean())
 
 
+def dealt(heads: ArrayLike, parts: int) -> np.ndarray:
+    """The part, 0 to ``parts`` - 1, of each view (N,): every view in one part, each head's views spread over all parts.
+
+    So parts hold different views of the same heads, and what differs between them is no difference between heads. Heads
+    take turns in which part comes first, so that few views fill as many parts as they can.
+
+    Raises:
+        ParameterError: there are fewer parts than one, or a part stays empty.
+    """
+    _, head = np.unique(np.asarray(heads), return_inverse=True)
+    turn = np.array([(head[:i] == own).sum() for i, own in enumerate(head)], dtype=int)
+    if parts < 1 or len(set((turn + head) % parts)) < parts:
+        raise ParameterError(
+            f"{len(head)} views of {len(set(head))} heads cannot be dealt into {parts} parts; take more."
+        )
+    return (turn + head) % parts
+
+
 def sliced_w2(a: Tensor | np.ndarray, b: Tensor | np.ndarray, projections: int = 200, seed: int = 0) -> float:
     """Sliced 2-Wasserstein distance: root of the mean of W2² over random directions (Bonneel et al. 2015).
 
@@ -113,6 +149,13 @@ def sliced_w2(a: Tensor | np.ndarray, b: Tensor | np.ndarray, projections: int =
     return float(ot.sliced_wasserstein_distance(x, y, n_projections=projections, p=2, seed=seed))
 
 
+def median_distance(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
+    """The median distance between any two different latents of both sets together, the usual bandwidth of `mmd`."""
+    both = np.concatenate(_two(a, b))
+    distance = euclidean_distances(both - both.mean(axis=0))
+    return float(np.median(distance[np.triu_indices(len(both), 1)]))
+
+
 def mmd(a: Tensor | np.ndarray, b: Tensor | np.ndarray, bandwidth: float | None = None) -> float:
     """Squared maximum mean discrepancy under exp(-|x-y|²/(2 s²)): the unbiased U-statistic, which may be negative.
 
@@ -122,7 +165,7 @@ def mmd(a: Tensor | np.ndarray, b: Tensor | np.ndarray, bandwidth: float | None 
     Args:
         a: latents (N,...), two at least.
         b: latents (M,...) of the same size, two at least.
-        bandwidth: s; None for the median distance between any two latents of both sets.
+        bandwidth: s; None for `median_distance` of these two sets.
 
     Raises:
         ParameterError: sizes, or a bandwidth that is not positive, as where half of all latents are equal.
@@ -133,7 +176,7 @@ def mmd(a: Tensor | np.ndarray, b: Tensor | np.ndarray, bandwidth: float | None 
         raise ParameterError(f"Sets of {n} and {m} latents are too small; an unbiased MMD needs two of each.")
     both = np.concatenate([x, y])
     distance = euclidean_distances(both - both.mean(axis=0))
-    s = float(np.median(distance[np.triu_indices(n + m, 1)])) if bandwidth is None else bandwidth
+    s = median_distance(x, y) if bandwidth is None else bandwidth
     if not s > 0:
         raise ParameterError(f"The bandwidth is {s:g} and must be positive; are the latents all equal?")
     kernel = np.exp(-(distance**2) / (2 * s**2))
@@ -159,7 +202,7 @@ def retrieval(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Retrieval:
     own = distance.diagonal()
     first = np.where(own == distance.min(axis=1), 1.0 / (distance == own[:, None]).sum(axis=1), 0.0)
     rank = rankdata(distance, axis=1).diagonal()
-    return Retrieval(float(first.mean()), float(np.median(rank)), 1.0 / len(x), len(x))
+    return Retrieval(first, rank)
 
 
 def latent_spectrum(z: Tensor) -> tuple[Tensor, Tensor]:
