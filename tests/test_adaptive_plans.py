@@ -11,6 +11,7 @@ from medshift.repro import adaptive, comparison, shipping
 from medshift.repro.adaptive import adaptive_plans, paired_training_plan
 from medshift.repro.adaptive_rows import ADAPTIVE_STAGES, CURVES, PAIRED_TRAININGS, TASKS, settings_of
 from medshift.repro.comparison import recipe_of
+from medshift.repro.comparison_rows import TRAININGS
 from medshift.repro.parameters import NOTEBOOKS, check
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
@@ -32,7 +33,7 @@ def test_every_stage_of_the_notebook_has_a_plan(smoke):
     found = adaptive_plans(*smoke, seed=0)
     assert set(ADAPTIVE_STAGES) <= set(found)
     assert {training.kind for training in PAIRED_TRAININGS.values()} <= set(TRAINED)
-    assert not set(PAIRED_TRAININGS) & set(comparison.TRAININGS), "shipped weights lie side by side"
+    assert not set(PAIRED_TRAININGS) & set(TRAININGS), "shipped weights lie side by side"
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -13,7 +13,7 @@ from medshift.data.heads import Heads, HeadSplit
 from medshift.evaluate import score
 from medshift.metrics.structure import psnr
 from medshift.results.baselines import Entry, first_table, truth_table
-from medshift.stages import assessed, codec, compared, judged, network, sweep
+from medshift.stages import assessed, codec, compared, judged, network, searching, sweep
 from medshift.stages.compared import load_compared
 from medshift.stages.job import Job
 from medshift.stages.network import open_translator
@@ -58,7 +58,8 @@ def test_a_row_holds_the_translations_of_exactly_its_views(inputs, tmp_path):
     assert facts["parameters"] == sum(p.numel() for p in network.load_flow(inputs["network"]).network.parameters())
 
 
-def test_the_knob_is_the_best_on_validation_views_and_no_others_are_looked_at(inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["medshift", "rf-solver"])  # one encode leg for all candidates, and one for each
+def test_the_knob_is_the_best_on_validation_views_and_no_others_are_looked_at(inputs, tmp_path, monkeypatch, method):
     asked = []
     original = EvaluationSet.__init__
 
@@ -67,9 +68,10 @@ def test_the_knob_is_the_best_on_validation_views_and_no_others_are_looked_at(in
         original(self, folder, role, **options)
 
     monkeypatch.setattr(EvaluationSet, "__init__", watched)
-    made = compared._open(Job(tmp_path, inputs), "free", "medshift", {}, *PAIR.values())
+    made = compared._open(Job(tmp_path, inputs), "free", method, {}, *PAIR.values())
     candidates = [{"tau": tau, "steps": 4} for tau in (0.1, 0.5, 0.95)]
-    chosen = compared._search(Job(tmp_path, inputs), made, candidates, *PAIR.values(), 4, 4, 1)
+    how = {**PAIR, "searched": 4, "batch": 3, "seed": 1}
+    chosen = searching.search(Job(tmp_path, inputs), made.translator, made.codec, candidates, **how)
     assert set(asked) == {"validation"}
     views = EvaluationSet(inputs["views"], "validation", limit=4)
     by_hand = [
@@ -77,8 +79,27 @@ def test_the_knob_is_the_best_on_validation_views_and_no_others_are_looked_at(in
                    views.clean(PAIR["target"]), views.open_field).mean())
         for knobs in candidates
     ]  # fmt: skip
-    assert chosen == candidates[int(np.argmax(by_hand))]
-    assert pd.read_csv(tmp_path / "search.csv")["psnr"].to_numpy() == pytest.approx(by_hand, abs=0.05)
+    best = int(np.argmax(by_hand))
+    assert chosen == candidates[best]
+    table = pd.read_csv(tmp_path / "search.csv")
+    assert table["psnr"].to_numpy() == pytest.approx(by_hand, abs=0.05)
+    assert table["edge"].to_numpy()[best] == ("lowest", "none", "highest")[best]
+    assert set(table["edge"].drop(best)) == {"none"}
+
+
+def test_an_end_of_the_values_tried_is_told_where_there_is_more_beyond_it():
+    assert [searching.edge_of(tau, [0.1, 0.5, 0.9]) for tau in (0.1, 0.5, 0.9)] == ["lowest", "none", "highest"]
+    assert searching.edge_of(0.0, [0.0, 0.5]) == searching.edge_of(1.0, [0.5, 1.0]) == "none"
+    assert searching.edge_of(0.3, [0.3]) == "none"
+
+
+def test_what_is_timed_is_one_batch_by_itself_and_the_fastest_of_its_repeats(inputs, tmp_path, monkeypatch):
+    seen, clock = [], iter([0.0, 9.0, 10.0, 14.0, 20.0, 22.0, 30.0, 33.0])
+    monkeypatch.setattr(compared.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(compared, "translated", lambda made, codec, images, *rest, **how: seen.append(len(images)))
+    made = compared.Opened(None, None)
+    found = compared._timed(made, torch.zeros(4, 1, 8, 8), *PAIR.values(), {}, "cpu")
+    assert seen == [4] * 4 and found == {"seconds_per_image": 2 / 4, "timed_batch": 4}
 
 
 def test_draws_differ_in_their_noise_and_repeat_with_their_seed(inputs, tmp_path):

@@ -7,13 +7,14 @@ own and is assessed in another, so that a change of one leaves the others as the
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from medshift.methods_index import FLOORS, FREE_MODULES, OTHERS, TRAINED
-from medshift.repro.comparison_rows import ROWS, TRAININGS, Row, Training
+from medshift.repro.comparison_rows import ROWS, Row, Training, repeated, trainings_of
 from medshift.repro.evidence import PAIRS
 from medshift.repro.profiles import Profile
 from medshift.repro.stage import Plan
@@ -32,23 +33,25 @@ def comparison_plans(
         profile: how large everything is.
         made: plans of ``views``, ``codec`` and ``network``.
         seed: of every random number.
-        retrain: trainings that are done here even where their weights are shipped; ``all`` for all.
+        retrain: trainings that are done here, under every seed, even where weights are shipped; ``all`` for all.
     """
     if profile.source == "folders":
         return {}
     found: dict[str, Plan] = {}
     weights: dict[str, Plan] = {}
-    for name, training in TRAININGS.items():
+    own = profile.comparison
+    trainings = trainings_of(own.seeds)
+    for name, training in trainings.items():
         live = _training(profile, made, training, weights, seed=seed)
-        shipped = None if {name, ALL} & {*retrain, *profile.comparison.live} else shipped_plan(profile, name, live)
-        weights[name] = shipped or live
+        asked = {name, name.partition("-seed-")[0], ALL} & {*retrain, *own.live}
+        weights[name] = (None if asked else shipped_plan(profile, name, live)) or live
         found[f"{weights[name].name} {name}"] = weights[name]
-    for row in ROWS:
-        found[f"compared {row.name}"] = compared = _compared(profile, made, weights, row, seed=seed)
+    for row in itertools.chain.from_iterable(repeated(row, own.seeds) for row in ROWS):
+        found[f"compared {row.name}"] = compared = _compared(profile, made, weights, row, trainings, seed=seed)
         arguments = {
             "source": PAIR[0],
             "target": PAIR[1],
-            "roles": profile.comparison.views,
+            "roles": own.views,
             "headline": HEADLINE,
             "deep": ["ST-AlexNet", "Inception", "CLIP"],
             "components": profile.evidence.components,
@@ -64,7 +67,7 @@ def comparison_plans(
 def training_plan(profile: Profile, made: Mapping[str, Plan], name: str, *, seed: int) -> Plan:
     """The plan of one training, as if nothing were shipped but what it is built on."""
     weights: dict[str, Plan] = {}
-    for other, training in TRAININGS.items():
+    for other, training in trainings_of(profile.comparison.seeds).items():
         live = _training(profile, made, training, weights, seed=seed)
         if other == name:
             return live
@@ -84,7 +87,7 @@ def _training(
         "images": own.images,
         "checkpoint_every": own.checkpoint_every,
         "knobs": dict(training.knobs),
-        "seed": seed,
+        "seed": seed + training.seed,
     }
     inputs = {"views": made["views"], "codec": made["codec"]}
     if training.paired:
@@ -132,15 +135,23 @@ def read_card(profile: str, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _compared(profile: Profile, made: Mapping[str, Plan], weights: Mapping[str, Plan], row: Row, *, seed: int) -> Plan:
+def _compared(
+    profile: Profile,
+    made: Mapping[str, Plan],
+    weights: Mapping[str, Plan],
+    row: Row,
+    trainings: Mapping[str, Training],
+    *,
+    seed: int,
+) -> Plan:
     own = profile.comparison
     arguments = {
         "family": row.family,
-        "method": TRAININGS[row.method].kind if row.family == "trained" else row.method,
+        "method": trainings[row.method].kind if row.family == "trained" else row.method,
         "options": dict(row.options),
         "knobs": dict(row.knobs),
         "candidates": [{"tau": tau} for tau in own.taus] if row.chosen else [],
-        "draws": own.draws if row.random else 1,
+        "draws": min(own.draws, row.most_draws or own.draws) if row.random else 1,
         "source": PAIR[0],
         "target": PAIR[1],
         "roles": own.views,
@@ -154,8 +165,8 @@ def _compared(profile: Profile, made: Mapping[str, Plan], weights: Mapping[str, 
         inputs["network"] = made["network"]
     if row.family == "trained":
         inputs["trained"] = weights[row.method]
-        if TRAININGS[row.method].kind == "cyclegan-turbo-style":
-            inputs["base"] = weights[TRAININGS[row.method].base]
+        if trainings[row.method].kind == "cyclegan-turbo-style":
+            inputs["base"] = weights[trainings[row.method].base]
     also = {**FREE_MODULES, **FLOORS, **TRAINED, **OTHERS}.get(str(arguments["method"]))
     modules = also[:1] if also else ()
     return Plan("compared", "medshift.stages.compared", arguments, inputs, f"translating: {row.name}", also=modules)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # SDEdit's strengths in Table 1, and their tau of equal signal to noise under Stable Diffusion's schedule.
 STRENGTHS = (0.1, 0.2, 0.3)
 MATCHED = {0.1: 0.745, 0.2: 0.637, 0.3: 0.546}
 ENLARGED_STEPS = {"solver": "euler", "grid": "uniform", "steps": 15, "tau": 0.3}
+DEAR = 2  # draws of a method that takes a hundred evaluations for each
 PUBLISHED_STEPS = {"solver": "euler", "grid": "uniform", "steps": 30}  # DDIM's, of Z-STAR
 
 
@@ -25,7 +26,8 @@ class Row:
         options: of its constructor.
         knobs: of its translations.
         chosen: whether its tau is chosen on validation heads.
-        random: whether it is judged over several draws of its noise.
+        random: whether it is judged over several draws of its noise: as many as the profile says,
+        most_draws: or fewer, where a draw is dear.
     """
 
     name: str
@@ -36,22 +38,28 @@ class Row:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     chosen: bool = False
     random: bool = False
+    most_draws: int | None = None
 
     @property
     def deviation(self) -> str:
         """What differs from the method as published; of a trained method, its own class says it."""
-        return DEVIATIONS.get(self.name) or DEVIATIONS.get(self.name.partition("=")[0].removesuffix(" τ"), "")
+        name = self.name.partition(", seed")[0]
+        return DEVIATIONS.get(name) or DEVIATIONS.get(name.partition("=")[0].removesuffix(" τ"), "")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training: what is trained, on which other result, and the knobs of the translations that watch it."""
+    """One training: what is trained, on which other result, and the knobs of the translations that watch it.
+
+    ``seed`` is added to the profile's.
+    """
 
     kind: str
     config: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""  # the training whose network it is built on
     paired: bool = False
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 TRAININGS: Mapping[str, Training] = {
@@ -62,6 +70,7 @@ TRAININGS: Mapping[str, Training] = {
     "hierarchy-flow-0.4": Training("hierarchy-flow", {"style_weight": 0.4}),
     "cyclegan": Training("cyclegan"),
     "cut": Training("cut"),
+    "fast-cut": Training("cut", {"lambda_nce": 10.0, "identity": False}),
     "cyclegan-turbo": Training("cyclegan-turbo-style", base="same-budget"),
     "unsb": Training("unsb"),
     "bridge-independent": Training("direct-bridge", {"coupling": "independent"}),
@@ -93,12 +102,12 @@ ROWS: tuple[Row, ...] = (
     Row("SDEdit", FREE, "free", "sdedit", chosen=True, random=True),
     Row("DDIB, one network", FREE, "free", "ddib"),
     Row("DDIB, two networks", TRAIN, "trained", "two-networks"),
-    Row("CycleDiffusion", FREE, "free", "cycle-diffusion", chosen=True),
-    Row("DDPM inversion, edit-friendly", FREE, "free", "edit-friendly", chosen=True),
-    Row("FlowEdit", FREE, "free", "flow-edit", chosen=True),
+    Row("CycleDiffusion", FREE, "free", "cycle-diffusion", chosen=True, random=True, most_draws=DEAR),
+    Row("DDPM inversion, edit-friendly", FREE, "free", "edit-friendly", chosen=True, random=True, most_draws=DEAR),
+    Row("FlowEdit", FREE, "free", "flow-edit", chosen=True, random=True, most_draws=DEAR),
     Row("RF-Solver", FREE, "free", "rf-solver", chosen=True),
     Row("exact inverse of Euler", FREE, "free", "exact-inverse", knobs={"steps": 25}, chosen=True),
-    Row("forward-noised start", FREE, "free", "forward-noised", {"start": 0.95}, chosen=True),
+    Row("forward-noised start", FREE, "free", "forward-noised", {"start": 0.95}, chosen=True, random=True),
     Row("Z-STAR", FREE, "attention", "z-star", knobs=PUBLISHED_STEPS),
     # Enlarged, a network trained at one size does not come back from its own inversion at τ = 0.
     Row("Z-STAR, twice the size, τ=0.3", FREE, "attention", "z-star", {"enlarge": 2}, ENLARGED_STEPS),
@@ -108,9 +117,10 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("CycleGAN", TRAIN, "trained", "cyclegan"),
     Row("CUT", TRAIN, "trained", "cut"),
+    Row("FastCUT", TRAIN, "trained", "fast-cut"),
     Row("CycleGAN-Turbo-style (own backbone)", TRAIN, "trained", "cyclegan-turbo"),
-    Row("UNSB, 1 step", TRAIN, "trained", "unsb", knobs={"steps": 1}),
-    *(Row(f"UNSB, {n} steps", TRAIN, "trained", "unsb", knobs={"steps": n}) for n in (2, 3, 4, 5)),
+    Row("UNSB, 1 step", TRAIN, "trained", "unsb", knobs={"steps": 1}, random=True),
+    *(Row(f"UNSB, {n} steps", TRAIN, "trained", "unsb", knobs={"steps": n}, random=True) for n in (2, 3, 4, 5)),
     Row("direct bridge, independent", TRAIN, "trained", "bridge-independent"),
     Row("direct bridge, OT", TRAIN, "trained", "bridge-ot"),
     Row("direct bridge, independent, reflow", TRAIN, "trained", "bridge-independent-reflow"),
@@ -124,15 +134,53 @@ DEVIATIONS: Mapping[str, str] = {
     "MedShift": "Exact patches of 64 pixels, not a VAE of 780; 6.8 M weights, not 385 M; Heun on a refined grid.",
     "SDEdit st": "Our flow network at the τ of equal signal to noise (Stable Diffusion's schedule); one pass of three.",
     "SDEdit": "Our flow network instead of a diffusion model, one pass instead of three; τ chosen on validation heads.",
+    "MedShift, same budget": "Two domains instead of five, 1.0 M weights; watched at τ = .02, ranked at the chosen τ.",
     "DDIB, one network": "One network with labels instead of two networks; MedShift at τ = 0.",
-    "CycleDiffusion": "Posterior steps of the flow's path, 50 on the refined grid, under labels instead of prompts.",
-    "DDPM inversion, edit-friendly": "As CycleDiffusion; the start is given as τ, and guidance is 1.",
-    "FlowEdit": "Labels instead of prompts, guidance 1, no last steps without averaging.",
+    "CycleDiffusion": "Posterior steps of the flow's path, 50, refined grid; labels for prompts; two draws at most.",
+    "DDPM inversion, edit-friendly": "As CycleDiffusion; the start is given as τ, guidance 1; two draws at most.",
+    "FlowEdit": "Labels instead of prompts, guidance 1, no last steps without averaging; two draws at most.",
     "RF-Solver": "Without the sharing of attention features; its step is the midpoint rule.",
     "exact inverse of Euler": "25 steps on the whole of [0, 1], four fixed-point iterations each.",
     "forward-noised start": "Forward noise down to t = .95 instead of a share of DDIM's steps.",
+    "FastCUT": (
+        "As CUT, with λ_NCE = 10 and no identity term; without the published flips, which are no augmentation of views "
+        "whose side is known."
+    ),
+    "CycleGAN-Turbo-style (own backbone)": (
+        "The backbone is our own undistilled velocity network, asked once at t = .5 and not at all noise; adapters of "
+        "rank 16 instead of 128, learnt at a rate of 1e-3 instead of 1e-5; the skips join its U-Net's halves instead "
+        "of an autoencoder's; Shift-Tolerant LPIPS stands for LPIPS-VGG and a least-squares multilevel PatchGAN for "
+        "the CLIP discriminator."
+    ),
     "Z-STAR": "Null label and plain inversion, not null-text inversion; one attention module, 16 tokens.",
     "Z-STAR, twice the size, τ=0.3": "As Z-STAR, enlarged without loss, 64 tokens; 15 steps; from τ = 0 it fails.",
 }
 STAGES = ("compared", "assessed")  # of every row
-COMPARISON_STAGES = tuple(f"{stage} {row.name}" for row in ROWS for stage in STAGES)
+MOST_SEEDS = 3  # of a profile
+
+
+def seeded(name: str, seed: int) -> str:
+    """What a training is called that differs from the one of this name in its seed."""
+    return f"{name}-seed-{seed}" if seed else name
+
+
+def trainings_of(seeds: int) -> dict[str, Training]:
+    """Every training under each of so many seeds, by name; what one is built on has its seed and comes before it."""
+    return {
+        seeded(name, k): replace(training, base=training.base and seeded(training.base, k), seed=k)
+        for k in range(seeds)
+        for name, training in TRAININGS.items()
+    }
+
+
+def repeated(row: Row, seeds: int) -> tuple[Row, ...]:
+    """A row of the table, and where its method is trained the same under so many seeds in all: the row itself first."""
+    if row.family != "trained":
+        return (row,)
+    others = (replace(row, name=f"{row.name}, seed {k}", method=seeded(row.method, k)) for k in range(1, seeds))
+    return (row, *others)
+
+
+COMPARISON_STAGES = tuple(
+    f"{stage} {one.name}" for row in ROWS for one in repeated(row, MOST_SEEDS) for stage in STAGES
+)

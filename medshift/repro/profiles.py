@@ -111,8 +111,8 @@ class ComparisonProfile(_Strict):
     """The comparison of notebook 06.
 
     Images that every trained method sees, and between its checkpoints; views of each tier; validation views on which
-    tau is chosen, and the values it is chosen from; draws of noise for SDEdit and others that are quick; trainings that
-    are done live although their weights are shipped.
+    tau is chosen, and the values it is chosen from; draws of noise for SDEdit and others that are random; seeds under
+    which every training is done; trainings that are done live although their weights are shipped.
     """
 
     images: int = Field(ge=1)
@@ -121,6 +121,7 @@ class ComparisonProfile(_Strict):
     searched: int = Field(ge=2)
     taus: list[float] = Field(min_length=1)
     draws: int = Field(ge=1)
+    seeds: int = Field(1, ge=1, le=3)
     live: list[str] = []
 
 

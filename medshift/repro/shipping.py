@@ -17,7 +17,7 @@ from medshift.errors import DataError
 from medshift.repro.adaptive import paired_training_plan
 from medshift.repro.adaptive_rows import PAIRED_TRAININGS
 from medshift.repro.comparison import WEIGHTS, recipe_of, training_plan
-from medshift.repro.comparison_rows import TRAININGS
+from medshift.repro.comparison_rows import trainings_of
 from medshift.repro.explorer import NETWORK
 from medshift.repro.parameters import Parameters, check
 from medshift.repro.pipeline import plans
@@ -50,14 +50,15 @@ def ship(profile: str, names: list[str], *, out_dir: str = ".", seed: int = 0) -
     own = profile_of(parameters)
     made = plans(own, seed=seed)
     root, written = Path(out_dir) / "runs" / own.name, []
-    known = (NETWORK, *TRAININGS, *PAIRED_TRAININGS)
+    compared = trainings_of(own.comparison.seeds)
+    known = (NETWORK, *compared, *PAIRED_TRAININGS)
     for name in names or known:
         if name not in known:
             raise DataError(f"No training is called {name!r}; there are {', '.join(known)}.")
         if name == NETWORK:
             plan = made["network"]
         else:
-            plan = (training_plan if name in TRAININGS else paired_training_plan)(own, made, name, seed=seed)
+            plan = (training_plan if name in compared else paired_training_plan)(own, made, name, seed=seed)
         stage = plan.find(root)
         if stage is None and names:
             raise DataError(f"{name} is not trained yet; run `medshift train --method {name} --profile {own.name}`.")
