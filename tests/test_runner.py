@@ -12,6 +12,7 @@ import pytest
 
 from medshift.errors import DataError, ParameterError
 from medshift.repro import runner
+from medshift.repro.ahead import StageError
 from medshift.repro.execution import NotebookError
 from medshift.repro.parameters import NOTEBOOKS
 from medshift.repro.receipts import Task
@@ -239,3 +240,22 @@ def test_a_notebook_of_ones_own_runs_draws_and_is_fresh(look: Callable[..., Task
     drawn = figure.read_bytes()
     figure.unlink()
     assert run_tasks([look(strength=2)]) == 1 and figure.read_bytes() == drawn
+
+
+def test_a_number_of_workers_that_is_none_is_refused(look: Callable[..., Task], kernel: Kernel) -> None:
+    with pytest.raises(ParameterError, match="workers is -1"):
+        run_tasks([look()], workers=-1)
+    assert not kernel.calls
+
+
+def test_a_notebook_is_not_begun_when_a_stage_it_reads_cannot_be_built(
+    look: Callable[..., Task], kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(self: Any, task: Task) -> None:
+        if task.notebook.stem == "other":
+            raise StageError("training the network: its process died (SIGKILL)", 5)
+
+    monkeypatch.setattr(runner.Ahead, "wait", wait)
+    with pytest.raises(StageError, match="process died"):
+        run_tasks([look(), look("other")])
+    assert [name for name, _, _ in kernel.calls] == ["mine"], "what came before is kept"
