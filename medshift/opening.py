@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -19,11 +19,15 @@ from medshift.errors import CheckpointError, DataError, ParameterError
 from medshift.fast import KIND, load_fast
 from medshift.knobs import parts_of
 from medshift.methods_index import FLOORS, FREE_MODULES, TRAINED
+from medshift.schedules import autocast_dtype
 from medshift.translate import Domain, MedShift, Translator
+
+if TYPE_CHECKING:
+    from medshift.network import VelocityNetwork
 
 __all__ = ["in_tiles", "open_asked", "open_fitted", "open_method", "trained_pair"]
 
-OWN = "medshift"
+OWN, STYLED = "medshift", "z-star"
 TRAINING_IMAGES = 400  # of each domain, in file order
 
 
@@ -43,7 +47,7 @@ def open_asked(
 
     Args:
         method: its name; empty for what the checkpoint holds.
-        checkpoint: folder; either this or `training` is given.
+        checkpoint: folder; either this or `training` is given, and both for z-star.
         training: folder of images, see `open_fitted`.
         base: see `open_method`.
         size: see `open_fitted`.
@@ -55,16 +59,25 @@ def open_asked(
     Raises:
         ParameterError: words that do not fit each other, or a domain is missing; see also the functions named.
     """
-    if bool(checkpoint) == bool(training):
+    styled = method == STYLED
+    if styled and not (checkpoint and training):
+        raise ParameterError(
+            f"{STYLED} takes its styles from images of the target, for the network of a MedShift: give --checkpoint "
+            "FOLDER and --training FOLDER, both."
+        )
+    if not styled and bool(checkpoint) == bool(training):
         raise ParameterError("Give --checkpoint FOLDER, or --training FOLDER for a method fitted to images; one alone.")
-    if training and (base or options):
+    if training and (base or options) and not styled:
         raise ParameterError("--base and --option go with --checkpoint; a method fitted to images takes neither.")
-    if checkpoint and size is not None:
+    if checkpoint and size is not None and not styled:
         raise ParameterError("--size is of the images of --training; images to translate keep their size.")
     pair = trained_pair(Path(checkpoint)) if checkpoint else None
     source, target = source or (pair[0] if pair else ""), target or (pair[1] if pair else "")
     if not (source and target):
         raise ParameterError("Give --source and --target: only a method trained for one pair knows its domains.")
+    if styled:
+        made = _open_styled(Path(checkpoint), Path(training), size=size, device=device, options=options or {})
+        return made, source, target
     if training:
         return open_fitted(method, Path(training), size=size), source, target
     held, under = Path(checkpoint), Path(base) if base else None
@@ -85,11 +98,11 @@ def open_method(
         folder: a checkpoint's, or that of a training.
         name: of the method: what the checkpoint holds, or one on top of a MedShift; empty for the former.
         device: where to put it.
-        base: checkpoint folder of the MedShift that a method's adapters were trained on.
+        base: checkpoint folder of the training whose network a method's adapters were trained on.
         options: of a method on top of a MedShift that has to be told something once, such as a starting time.
 
     Raises:
-        CheckpointError: no checkpoint, or a damaged one, or one of no method.
+        CheckpointError: no checkpoint, or a damaged one, or one of no method, or no base or the wrong one for adapters.
         ParameterError: the checkpoint does not give the method asked for, or options it does not know.
     """
     if name in FLOORS:
@@ -184,10 +197,61 @@ def _method(folder: Path) -> dict[str, Any]:
 
 def _open_trained(folder: Path, device: str, base: Path | None) -> Translator:
     from medshift import methods
+
+    method = _method(folder)
+    if base is None:
+        if "base" in method:
+            raise CheckpointError(
+                f"{folder} holds adapters of {method['kind']!r} without the network they were trained on: give the "
+                "checkpoint of that network by --base FOLDER."
+            )
+        return methods.open_trained(folder, device=device, base=None)
+    from medshift.adapters import check_base
+
+    network = _network_of(base, device)
+    check_base(method, network)
+    return methods.open_trained(folder, device=device, base=network)
+
+
+def _network_of(folder: Path, device: str) -> VelocityNetwork:
+    """The velocity network of a checkpoint, of a MedShift or of a training for one pair that has one."""
+    from medshift.flow_training import load_flow
+    from medshift.methods import open_training
+    from medshift.network import VelocityNetwork
+
+    method = _method(folder)
+    if method["kind"] == KIND:
+        return load_flow(folder, device=device).network
+    network = None if "base" in method else open_training(folder, device=device).modules().get("network")
+    if not isinstance(network, VelocityNetwork):
+        raise CheckpointError(
+            f"The base {folder} is a training of {method['kind']!r}, which has no velocity network of its own; give "
+            "the training that the adapters were trained on."
+        )
+    return network
+
+
+def _open_styled(
+    folder: Path, training: Path, *, size: int | None, device: str, options: Mapping[str, Any]
+) -> Translator:
+    """Z-STAR on the network of a MedShift, with styles from training images as in `open_fitted`."""
+    from medshift import methods
     from medshift.flow_training import load_flow
 
-    network = None if base is None else load_flow(base, device=device).network
-    return methods.open_trained(folder, device=device, base=network)
+    flow, found = load_flow(folder, device=device), read_folders(training, size=size)
+    if missing := [domain for domain in flow.domains if domain not in found.domains]:
+        raise ParameterError(
+            f"{training} has no images of {', '.join(missing)}; {STYLED} needs some of every domain of its network."
+        )
+    places = [found.domains.index(domain) for domain in flow.domains]
+    images = [found.images(place, "train", limit=TRAINING_IMAGES) for place in places]
+    try:
+        made = methods.other(STYLED)(
+            flow.network, flow.codec, images, flow.domains, precision=autocast_dtype(device), **options
+        )
+    except TypeError as error:
+        raise ParameterError(f"{STYLED} cannot be made ({error}); give --option NAME=VALUE as it asks.") from error
+    return cast(Translator, made)
 
 
 def _known() -> str:

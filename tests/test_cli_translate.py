@@ -1,5 +1,6 @@
 """`medshift translate`: any method on a folder of one's own images, and one line for every mistake."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from medshift import checkpoint, methods, opening
+from medshift.adapters import base_identity
 from medshift.baselines.fresh_noise import FreshNoise
+from medshift.baselines.z_star import ZStar
 from medshift.cli import main
 from medshift.codec import KLCodec, PatchCodec
 from medshift.errors import CheckpointError, DataError, ParameterError
-from medshift.flow_training import FlowMatching
+from medshift.flow_training import FlowMatching, load_flow
 from medshift.network import VelocityNetwork, build_network
 from medshift.opening import in_tiles, open_fitted, open_method, trained_pair
 from medshift.pairwise import Pair
@@ -123,6 +126,35 @@ def test_medshift_itself_and_methods_on_top_of_it(flow: Path, images: Path, tmp_
     assert len({value.tobytes() for value in (source, *made.values())}) == 5, "all differ"
 
 
+def test_z_star_takes_a_network_and_styles(flow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    sets = {domain: rng.integers(5, 250, (5, 16, 16)).astype(np.uint8) for domain in reversed(DOMAINS)}
+    for domain, levels in sets.items():
+        (tmp_path / "data" / domain / "train").mkdir(parents=True)
+        for i, image in enumerate(levels):
+            Image.fromarray(image).save(tmp_path / "data" / domain / "train" / f"{i}.png")
+    (tmp_path / "in").mkdir()
+    source = rng.integers(5, 250, (16, 16)).astype(np.uint8)
+    Image.fromarray(source).save(tmp_path / "in" / "a.png")
+    words = ("--method", "z-star", "--checkpoint", flow, "--source", "bright", "--target", "dark")
+    styled = (*words, "--training", tmp_path / "data")
+    assert translate(*styled, "--set", "steps=4", "--set", "tau=0.5", tmp_path / "in", tmp_path / "out") == 0
+    held = load_flow(flow)
+    training = [torch.from_numpy(sets[domain] / 127.5 - 1).float()[:, None] for domain in DOMAINS]
+    by_hand = ZStar(held.network, held.codec, training, DOMAINS)
+    image = torch.from_numpy(source / 127.5 - 1).float()[None, None]
+    wanted = by_hand.translate(image, "bright", "dark", tau=0.5, steps=4)[0, 0].clamp(-1, 1)
+    assert np.abs(pixels(tmp_path / "out" / "a.png") - ((wanted + 1) * 127.5).numpy()).max() < 4  # bfloat16 or not
+    for given, message in (
+        ((*words, "--set", "steps=4"), "give --checkpoint FOLDER and --training FOLDER, both"),
+        ((*styled, "--option", "strength=2"), "z-star cannot be made"),
+    ):
+        assert translate(*given, tmp_path / "in", tmp_path / "other") == 2 and message in said(capsys)
+    shutil.rmtree(tmp_path / "data" / "third")
+    assert translate(*styled, tmp_path / "in", tmp_path / "other") == 2
+    assert "has no images of third" in said(capsys)
+
+
 def test_a_method_fitted_to_training_images(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for k, domain in enumerate(("bright", "dark")):
@@ -229,7 +261,12 @@ def test_a_checkpoints_kind_decides_what_opens(
     asked: list[Any] = []
     monkeypatch.setattr(methods, "open_trained", lambda folder, **options: asked.append((folder, options)) or Shifted())
     assert isinstance(open_method(toy), Shifted) and asked.pop() == (toy, {"device": "cpu", "base": None})
-    open_method(toy, base=flow)
+    with pytest.raises(CheckpointError, match="names no base network"):
+        open_method(toy, base=flow)
+    network = load_flow(flow).network
+    adapted = {"kind": "toy", "pair": ["bright", "dark"], "domains": list(DOMAINS), "base": base_identity(network)}
+    checkpoint.save(tmp_path / "adapted", 1, {}, {"method": adapted})
+    open_method(tmp_path / "adapted", base=flow)
     base = asked.pop()[1]["base"]
     assert isinstance(base, VelocityNetwork) and base.config.n_domains == 3, "the network under an adapter"
     assert trained_pair(toy) == ("bright", "dark") and trained_pair(flow) is None
