@@ -63,8 +63,11 @@ class FastVelocity:
         lean: the U-Net.
         evaluate: the same function as `lean`, perhaps compiled; None for `lean` itself.
 
+    Where memory runs out, the rows of a batch are evaluated in halves from then on, after a warning.
+
     Attributes:
         dtype: of the evaluation.
+        most: rows at once; None for all.
         null_label: the class that stands for "no domain", K.
     """
 
@@ -72,6 +75,7 @@ class FastVelocity:
         self.conditioning, self.lean, self.evaluate = conditioning, lean, evaluate or lean
         self.dtype, self.null_label, self.stride = lean.dtype, lean.null_label, lean.stride
         self.tables: dict[float, Tensor] = {}
+        self.most: int | None = None
 
     @torch.no_grad()
     def __call__(self, x: Batch, t: Time, label: Labels) -> Batch:
@@ -82,8 +86,26 @@ class FastVelocity:
         top, left = tall // 2, wide // 2
         padded = F.pad(x, (left, wide - left, top, tall - top), mode="replicate") if tall or wide else x
         with torch.autocast(x.device.type, enabled=False):
-            velocity = self.evaluate(padded, self.rows(t, label))
+            velocity = self._in_parts(padded, self.rows(t, label))
         return velocity[:, :, top : top + height, left : left + width]
+
+    def _in_parts(self, x: Tensor, rows: Tensor) -> Tensor:
+        while True:
+            n = min(self.most or len(x), len(x))
+            try:
+                if n == len(x):
+                    return self.evaluate(x, rows)
+                return torch.cat([self.evaluate(*part) for part in zip(x.split(n), rows.split(n), strict=True)])
+            except torch.OutOfMemoryError:
+                if n <= 1:
+                    raise
+            # Outside of the handler: what the error's frames hold is free by now.
+            self.most = n // 2
+            warnings.warn(
+                f"Memory ran out on {x.device} for {n} latents at once; from here on at most {self.most} are evaluated "
+                "at a time.",
+                stacklevel=4,
+            )
 
     def rows(self, t: Time, label: Labels) -> Tensor:
         """What is said to each block, (B, sum of its widths), float32, for times () or (B,) and labels (B,)."""

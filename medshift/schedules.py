@@ -15,7 +15,7 @@ import torch
 
 from medshift.errors import ParameterError
 
-__all__ = ["TrainConfig", "autocast_dtype", "average_decay", "schedule", "step_seed"]
+__all__ = ["TrainConfig", "autocast_dtype", "average_decay", "schedule", "step_seed", "training_dtype"]
 
 START_FACTOR = 1e-3  # the one-cycle schedule starts and ends at this share of the peak
 
@@ -32,7 +32,7 @@ class TrainConfig:
         clip_norm: largest norm of an optimiser's gradient; inf for none.
         accumulation: micro-batches per step and process.
         ema_decay: limit of the moving average's decay, see `average_decay`.
-        precision: "auto" for bfloat16 autocast where the hardware has it, or "bf16", "fp32".
+        precision: "auto" for bfloat16 autocast where the hardware has it; "bf16" for it or an error; "fp32".
         checkpoint_every: steps between checkpoints; the last step has one anyway.
         keep: how many checkpoints stay.
         check_every: steps between checks that losses are finite; each is a wait for the device.
@@ -74,6 +74,20 @@ def autocast_dtype(device: torch.device | str) -> torch.dtype | None:
     else:
         fast = False
     return torch.bfloat16 if fast else None
+
+
+def training_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
+    """What a training of this precision is autocast to; None for float32.
+
+    Raises:
+        ParameterError: "bf16" on a device that would only emulate it, many times slower than float32.
+    """
+    able = autocast_dtype(device)
+    if precision == "bf16" and able is None:
+        raise ParameterError(
+            f'precision is "bf16", but {device} has no bfloat16 in hardware; choose "auto", there float32, or "fp32".'
+        )
+    return None if precision == "fp32" else able
 
 
 def step_seed(seed: int, step: int, index: int) -> int:

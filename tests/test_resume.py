@@ -29,11 +29,11 @@ def flipped(step: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.
 
 
 def run(folder: Path | str, *, steps: int = STEPS, stop: int | None = None) -> None:
-    """Train a tiny MedShift in `folder`: bfloat16 autocast, moving average, one-cycle schedule, clipping, dropout."""
+    """Train a tiny MedShift in `folder`: autocast, moving average, one-cycle schedule, clipping, dropout."""
     torch.manual_seed(0)
     network = build_network("smoke", n_domains=2, in_channels=4, dropout=0.1)
     method = FlowMatching(network, PatchCodec(2), ["a", "b"], learning_rate=2e-3)
-    config = TrainConfig(steps=steps, precision="bf16", checkpoint_every=5, accumulation=2, ema_decay=0.99)
+    config = TrainConfig(steps=steps, checkpoint_every=5, accumulation=2, ema_decay=0.99)
     for record in train(method, flipped, folder=folder, config=config):
         if record.step == stop:
             return

@@ -14,7 +14,9 @@ from medshift.codec import PatchCodec
 from medshift.errors import CheckpointError, ParameterError, TrainingError
 from medshift.flow_training import FlowMatching
 from medshift.network import build_network
-from medshift.schedules import autocast_dtype, average_decay, schedule, step_seed
+from medshift.schedules import autocast_dtype, average_decay, schedule, step_seed, training_dtype
+from medshift.stages.job import Job
+from medshift.stages.training import within_memory
 from medshift.train import TrainConfig, train
 
 
@@ -258,7 +260,7 @@ def test_training_works_outside_the_main_thread(tmp_path):
     assert checkpoint.load(tmp_path).step == 12
 
 
-def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
+def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path, monkeypatch):
     list(train(Regression(), _batches, folder=tmp_path, config=_config(), data={"views": "abc"}))
     before = _weights(tmp_path)
     for method, config, data, message in (
@@ -267,6 +269,7 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
         (Regression(), _config(), {"views": "xyz"}, "data.views is 'abc' there and 'xyz' here"),
         (Regression(), _config(precision="bf16"), {"views": "abc"}, "float32.*bfloat16"),
     ):
+        monkeypatch.setattr("medshift.schedules.autocast_dtype", lambda device: torch.bfloat16)
         with pytest.raises(CheckpointError, match=message):
             list(train(method, _batches, folder=tmp_path, config=config, data=data))
     assert _weights(tmp_path) == before
@@ -290,6 +293,16 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(ParameterError):
         dataclasses.replace(_config(), **changes)
+
+
+def test_bfloat16_is_refused_where_it_would_be_emulated(tmp_path, monkeypatch):
+    monkeypatch.setattr("medshift.schedules.autocast_dtype", lambda device: None)
+    with pytest.raises(ParameterError, match='cpu has no bfloat16 in hardware; choose "auto"'):
+        next(train(Regression(), _batches, folder=tmp_path, config=_config(precision="bf16")))
+    assert [training_dtype(precision, "cpu") for precision in ("auto", "fp32")] == [None, None]
+    monkeypatch.setattr("medshift.schedules.autocast_dtype", lambda device: torch.bfloat16)
+    wanted = [torch.bfloat16, torch.bfloat16, None]
+    assert [training_dtype(precision, "cpu") for precision in ("auto", "bf16", "fp32")] == wanted
 
 
 def test_autocast_is_for_hardware_that_has_it():
@@ -406,3 +419,39 @@ def test_network_codec_and_domains_must_fit():
         FlowMatching(network, PatchCodec(1), ["a", "b", "c"])
     with pytest.raises(ParameterError, match="4 channels"):
         FlowMatching(network, PatchCodec(2), ["a", "b"])
+
+
+class _Filled:
+    """A stage's attempt for which memory suffices up to so many images."""
+
+    def __init__(self, holds: int) -> None:
+        self.holds, self.tried = holds, []
+
+    def __call__(self, n: int, parts: int) -> int:
+        self.tried.append((n, parts))
+        if n > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return n * parts
+
+
+def test_a_batch_that_does_not_fit_is_trained_in_the_fewest_parts_that_do(tmp_path):
+    attempt = _Filled(holds=5)
+    with pytest.warns(UserWarning, match="a batch of 16 is now trained as") as said:
+        assert within_memory(Job(tmp_path, {}), 16, attempt) == 16
+    assert attempt.tried == [(16, 1), (8, 2), (4, 4)] and len(said) == 2
+
+
+@pytest.mark.parametrize(("multiple", "last"), [(1, 3), (2, 6)])
+def test_memory_that_no_smaller_part_would_mend_is_the_error(tmp_path, multiple, last):
+    attempt = _Filled(holds=0)
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+        within_memory(Job(tmp_path, {}), 12, attempt, multiple=multiple)
+    assert attempt.tried[-1][0] == last
+
+
+def test_a_training_begun_in_parts_goes_on_in_as_many_and_is_never_begun_anew(tmp_path):
+    next(train(Regression(), _batches, folder=tmp_path, config=_config(accumulation=4, checkpoint_every=1)))
+    attempt = _Filled(holds=1)
+    with pytest.raises(torch.OutOfMemoryError):
+        within_memory(Job(tmp_path, {}), 16, attempt)
+    assert attempt.tried == [(4, 4)]

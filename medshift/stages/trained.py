@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +14,11 @@ from medshift import checkpoint
 from medshift.data.domains import EvaluationSet
 from medshift.discriminator_watch import DiscriminatorWatch
 from medshift.methods import open_training, training
-from medshift.methods_index import BUILT_ON
+from medshift.methods_index import BUILT_ON, TRAINED
 from medshift.metrics.perceptual import mae
 from medshift.metrics.structure import psnr
 from medshift.network import VelocityNetwork
-from medshift.pairwise import Pair, PairMethod
+from medshift.pairwise import Pair, PairMethod, Recipe
 from medshift.processes import World
 from medshift.schedules import TrainConfig
 from medshift.stages.calling import translated
@@ -25,7 +26,7 @@ from medshift.stages.codec import open_codec
 from medshift.stages.halves import halves
 from medshift.stages.images import RenderedImages, open_images
 from medshift.stages.job import Job
-from medshift.stages.training import fit, micro_batch
+from medshift.stages.training import fit, within_memory
 from medshift.train import StepRecord
 from medshift.translate import Codec
 
@@ -47,6 +48,9 @@ def build(
 ) -> dict[str, str]:
     """Train, writing checkpoints, history.jsonl and watched.jsonl; resumes.
 
+    Where a GPU does not hold a batch it is taken in smaller parts, see `within_memory`; a method that couples the
+    images of a batch, as by optimal transport, then couples fewer at a time.
+
     Args:
         job: its inputs ``views`` and ``codec``; ``paired`` views, or the ``base`` it is built on, where needed.
         kind: one of `medshift.methods.TRAINED`.
@@ -59,40 +63,48 @@ def build(
         seed: of every random number.
     """
     where = open_images(job.inputs["views"], job.data)
-    torch.manual_seed(seed)
-    codec = open_codec(job.inputs["codec"], job.device)
-    method = training(kind, codec, Pair(source, target, where.domains), config, **_nets(job, kind))
-    for module in method.modules().values():
-        module.to(job.device)
-    recipe = method.recipe
-    n, parts = micro_batch(recipe.batch, 1)
-    paired = str(job.inputs["paired"]) if method.needs_pairs else ""
-    draw = halves(job.inputs["views"], source, target, n, device=job.device, data=job.data, paired=paired)
-    steps = max(1, images // recipe.batch)
-    plan = TrainConfig(
-        steps=steps,
-        seed=seed,
-        schedule=recipe.schedule,
-        warmup=recipe.warmup,
-        clip_norm=recipe.clip_norm,
-        ema_decay=recipe.ema_decay,
-        accumulation=parts,
-        checkpoint_every=max(1, checkpoint_every // recipe.batch),
-    )
-    watches: list[Callable[[StepRecord], None]] = []
-    if isinstance(where, RenderedImages):
-        watches.append(_Validation(job, method, codec, source, target, steps, knobs))
-    if "discriminator" in method.optimizers():
-        watches.append(DiscriminatorWatch(job.folder))
 
-    def watch(record: StepRecord) -> None:
-        for one in watches:
-            one(record)
+    def attempt(n: int, parts: int) -> None:
+        torch.manual_seed(seed)
+        codec = open_codec(job.inputs["codec"], job.device)
+        method = training(kind, codec, Pair(source, target, where.domains), config, **_nets(job, kind))
+        for module in method.modules().values():
+            module.to(job.device)
+        recipe = method.recipe
+        paired = str(job.inputs["paired"]) if method.needs_pairs else ""
+        draw = halves(job.inputs["views"], source, target, n, device=job.device, data=job.data, paired=paired)
+        steps = max(1, images // recipe.batch)
+        plan = TrainConfig(
+            steps=steps,
+            seed=seed,
+            schedule=recipe.schedule,
+            warmup=recipe.warmup,
+            clip_norm=recipe.clip_norm,
+            ema_decay=recipe.ema_decay,
+            accumulation=parts,
+            checkpoint_every=max(1, checkpoint_every // recipe.batch),
+        )
+        watches: list[Callable[[StepRecord], None]] = []
+        if isinstance(where, RenderedImages):
+            watches.append(_Validation(job, method, codec, source, target, steps, knobs))
+        if "discriminator" in method.optimizers():
+            watches.append(DiscriminatorWatch(job.folder))
 
-    fit(job, method, draw, plan, watch=watch)
+        def watch(record: StepRecord) -> None:
+            for one in watches:
+                one(record)
+
+        fit(job, method, draw, plan, watch=watch)
+
+    within_memory(job, _recipe(kind).batch, attempt, multiple=2)  # a half of each domain
     held = open_training(job.folder, nets=_nets(job, kind))
     kept = {f"{n}.{k}": v for n in held.kept for k, v in held.modules()[n].state_dict().items()}
     return {f"{kind}'s weights' SHA-256": checkpoint.weights_sha256(kept)}
+
+
+def _recipe(kind: str) -> Recipe:
+    module, method, _ = TRAINED[kind]
+    return getattr(importlib.import_module(module), method).recipe
 
 
 def _nets(job: Job, kind: str) -> dict[str, VelocityNetwork]:

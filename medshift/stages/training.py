@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from medshift import checkpoint
 from medshift.errors import ParameterError
@@ -14,6 +17,8 @@ from medshift.stages.job import Job
 from medshift.train import StepRecord, Trainable, TrainConfig, train
 
 LINES = 2000  # of history.jsonl at most
+
+T = TypeVar("T")
 
 
 def micro_batch(batch: int, accumulation: int) -> tuple[int, int]:
@@ -33,6 +38,42 @@ def micro_batch(batch: int, accumulation: int) -> tuple[int, int]:
             f"{accumulation}); choose a batch that is a multiple of {parts}."
         )
     return batch // parts, parts // size
+
+
+def within_memory(job: Job, batch: int, attempt: Callable[[int, int], T], *, multiple: int = 1) -> T:
+    """Train in the fewest micro-batches that the GPU holds, found by trying.
+
+    Where memory runs out before there is a checkpoint, the attempt is made again, from its start, with twice as many.
+    A training that was stopped goes on with as many as it had. Random numbers belong to micro-batches, so their number
+    is part of what comes out, as the rounding of another GPU is.
+
+    Args:
+        job: where.
+        batch: images of a step.
+        attempt: called with the images of a micro-batch and the micro-batches of this process; makes all anew.
+        multiple: of which a micro-batch stays a multiple.
+
+    Raises:
+        torch.OutOfMemoryError: no smaller micro-batch can be tried: the last one already is of ``multiple`` images,
+            there is a checkpoint, or other processes take part, who would not know.
+        ParameterError: see `micro_batch`.
+    """
+    newest = checkpoint.latest(job.folder)
+    accumulation = 1 if newest is None else int(checkpoint.load(newest, only=()).state["train"]["micro_batches"])
+    while True:
+        n, parts = micro_batch(batch, accumulation)
+        try:
+            return attempt(n, parts)
+        except torch.OutOfMemoryError:
+            if World().size > 1 or n % (2 * multiple) or checkpoint.latest(job.folder) is not None:
+                raise
+        # Outside of the handler: what the error's frames hold is free by now.
+        accumulation *= 2
+        warnings.warn(
+            f"Memory ran out on {job.device} for {n} images at once; a batch of {batch} is now trained as "
+            f"{accumulation} micro-batches of {n // 2}.",
+            stacklevel=2,
+        )
 
 
 def fit(

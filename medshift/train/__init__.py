@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medshift import checkpoint
 from medshift.errors import CheckpointError, TrainingError
 from medshift.processes import StopSignals, World
-from medshift.schedules import TrainConfig, autocast_dtype, average_decay, schedule, step_seed
+from medshift.schedules import TrainConfig, average_decay, schedule, step_seed, training_dtype
 
 __all__ = ["StepRecord", "TrainConfig", "Trainable", "train"]
 
@@ -94,7 +94,8 @@ def train(
 
     Args:
         method: what to train; its modules are on the device to use.
-        batches: ``batches(step, generator)`` makes a micro-batch, every random choice of it from the generator.
+        batches: ``batches(step, generator)`` makes a micro-batch, every random choice of it from the generator, which
+            is one of the modules' device.
         folder: of the run's checkpoints.
         config: how to train.
         data: JSON values that say what the batches are made of; a run resumes only with the same.
@@ -104,6 +105,7 @@ def train(
 
     Raises:
         CheckpointError: the folder holds another run, or a checkpoint is damaged or cannot be written.
+        ParameterError: bfloat16 is asked for of a device without it.
         TrainingError: a loss or gradient is no longer finite.
     """
     run = _Run(method, batches, Path(folder), config, data or {})
@@ -133,8 +135,7 @@ class _Run:
         self.method, self.batches, self.folder, self.config = method, batches, folder, config
         self.modules, self.optimizers = method.modules(), method.optimizers()
         self.device = next(next(iter(self.modules.values())).parameters()).device
-        dtypes = {"auto": autocast_dtype(self.device), "bf16": torch.bfloat16, "fp32": None}
-        self.dtype = dtypes[config.precision]
+        self.dtype = training_dtype(config.precision, self.device)
         self.world = World()
         self.world.broadcast(self.modules.values())
         self.averages: dict[str, AveragedModel] = {}
