@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medshift.data.domains import EXPOSURES, EvaluationSet
+from medshift.errors import ParameterError
 from medshift.metrics.bootstrap import Interval, hierarchical_interval
 from medshift.metrics.physics import high_pass_std
 from medshift.metrics.structure import psnr, ssim
@@ -122,15 +123,37 @@ def headroom(method: pd.DataFrame, floors: pd.DataFrame, metric: str = "psnr_cle
     """(method - best floor) / (noise twin - best floor), its 95 % interval over heads, and the best floor's name.
 
     The best floor is the one with the best mean on these very views, so the floors are favoured, not the method.
-    A ratio of means is resampled through its linearisation: r_i = (m_i - f_i - h (c_i - f_i)) / mean(c - f) + h.
+    The interval of a ratio of means is that of its linearisation: r_i = (m_i - f_i - h (c_i - f_i)) / mean(c - f) + h.
+
+    Args:
+        method: one row a view, with columns view, head, region and ``metric``.
+        floors: as many rows of each floor and of the noise twin, named in the column ``method``; in any order.
+        metric: higher is better.
+
+    Raises:
+        ParameterError: the twin or every floor is missing, rows are not one a view or not of the method's views, or
+            the twin is no better than the best floor.
     """
+    names = set(floors["method"])
+    if TWIN not in names or len(names) < 2:
+        raise ParameterError(f"Headroom needs a floor and the rows of {TWIN!r}; there are {sorted(names)}.")
     means = floors[floors["method"] != TWIN].groupby("method")[metric].mean()
     best = str(means.idxmax())
-    ordered = {name: g.sort_values("view")[metric].to_numpy() for name, g in floors.groupby("method")}
-    m, f, c = method.sort_values("view")[metric].to_numpy(), ordered[best], ordered[TWIN]
-    ratio = float((m - f).mean() / (c - f).mean())
-    linear = (m - f - ratio * (c - f)) / (c - f).mean() + ratio
-    return hierarchical_interval(linear, method.sort_values("view")), best
+    joined = method
+    for name, column in ((best, "floor"), (TWIN, "twin")):
+        rows = floors.loc[floors["method"] == name, ["view", metric]].rename(columns={metric: column})
+        if method["view"].duplicated().any() or rows["view"].duplicated().any():
+            raise ParameterError(f"A view has several rows of the method or of {name!r}; give one tier, draw and tau.")
+        if set(rows["view"]) != set(method["view"]):
+            raise ParameterError(
+                f"The {len(rows)} views of {name!r} are not the {len(method)} of the method; score both on the same."
+            )
+        joined = joined.merge(rows, on="view")
+    gain, most = (joined[column].to_numpy() - joined["floor"].to_numpy() for column in (metric, "twin"))
+    if not most.mean() > 0:
+        raise ParameterError(f"The floor {best!r} is as good as {TWIN!r}, so there is no headroom to take a share of.")
+    ratio = float(gain.mean() / most.mean())
+    return hierarchical_interval((gain - ratio * most) / most.mean() + ratio, joined), best
 
 
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

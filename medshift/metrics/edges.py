@@ -4,12 +4,17 @@ Edges are Canny's (1986, scikit-image): a Gaussian of `SIGMA` pixels, then thin 
 between two thresholds. The thresholds are set on the reference and used for both images, so an output of too little
 contrast loses edges and one of too much, or with noise, gains them. Two edges agree within `TOLERANCE` pixels.
 
+Of a radiograph the outline of the skull against air is the steepest edge by far, and translations hardly miss it.
+Thresholds over the whole image would leave little else, so they are quantiles inside the head (`head_of`), and edges
+nearer to its outline than ``margin`` are not counted. Edges elsewhere are, inside the head and in the air around it.
+
 Only pixels of the open field enter the smoothing. Edges nearer than ``margin`` to the field's border or the image's
 are not counted, but those that are counted may find their partner there.
 
-On phantoms at 64 and 128 pixels a second exposure of the reference keeps 95 % of the edges and more in the
-noisiest domain, 96 % and more in the others; a shift of 3 pixels keeps half or less. Images in different tones share no
-thresholds: against a *source* of another domain the numbers tell how its edges fare in the target's tone, no more.
+On phantoms at 64 and 128 pixels (8 views of 5 domains), against the noise-free truth, a single exposure of it has
+precision .89 to 1.00 and recall .93 to 1.00, lowest in the domains of low dose; a shift of 3 pixels .42 to .60 and
+.48 to .60; a blur of 2 pixels recall .21 to .27. Images in different tones share no thresholds: against a *source* of
+another domain the numbers tell how its edges fare in the target's tone, no more.
 """
 
 from __future__ import annotations
@@ -19,21 +24,21 @@ from math import ceil
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from skimage.feature import canny
-from skimage.filters import gaussian, sobel_h, sobel_v
+from skimage.filters import gaussian, sobel_h, sobel_v, threshold_otsu
 from torch import Tensor
 
 from medshift.errors import ParameterError
 from medshift.metrics.physics import eroded
 from medshift.metrics.structure import _checked
 
-__all__ = ["INVENTED", "KEPT", "LOST", "EdgeMap", "edge_map", "edge_thresholds", "margin"]
+__all__ = ["INVENTED", "KEPT", "LOST", "EdgeMap", "edge_map", "edge_thresholds", "head_of", "margin"]
 
 KEPT, INVENTED, LOST = 1, 2, 3
 SIGMA = 1.5  # pixels
 TOLERANCE = 1.5  # pixels: the eight neighbours
-QUANTILES = (0.8, 0.9)  # of the reference's gradient
+QUANTILES = (0.8, 0.9)  # of the reference's gradient inside the head
 FAINTEST = 0.01  # display units per pixel: dither and rounding are no edges
 SOBEL = 8.0  # Canny's Sobel sums give eight times the gradient per pixel
 
@@ -51,7 +56,7 @@ class EdgeMap:
         kept: (N,) pixels so labelled.
         invented: (N,) pixels so labelled.
         lost: (N,) pixels so labelled.
-        edges: (N,) edge pixels of the reference.
+        edges: (N,) edge pixels of the reference that are counted.
     """
 
     labels: Tensor
@@ -79,26 +84,51 @@ class EdgeMap:
 
 
 def margin(sigma: float = SIGMA, tolerance: float = TOLERANCE) -> int:
-    """Pixels from the border of the open field within which edges are not counted."""
+    """Pixels from the border of the open field, and from the head's outline, within which edges are not counted."""
     return ceil(max(2 * sigma, tolerance)) + 1
+
+
+def head_of(reference: Tensor, mask: Tensor | None = None, *, sigma: float = SIGMA) -> Tensor:
+    """Where the head is (N,1,H,W): what Otsu's threshold of the smoothed reference tells from air, holes filled.
+
+    Bone darkens far more than the thin soft tissue of neck and scalp, so these go with the air. A constant image has
+    no head.
+
+    Args:
+        reference: (N,1,H,W), air bright.
+        mask: (N,1,H,W) bool, True in the open field.
+        sigma: of the smoothing [pixels].
+
+    Raises:
+        ParameterError: as `edge_map`.
+    """
+    mask = _checked(reference, reference, mask)
+    found = []
+    for image, field in zip(_arrays(reference), _arrays(mask), strict=True):
+        smooth = _smoothed(image, field, sigma)
+        head = (smooth < threshold_otsu(smooth[field])) & field if np.ptp(smooth[field]) > 0 else np.zeros_like(field)
+        found.append(binary_fill_holes(head))
+    return torch.from_numpy(np.stack(found))[:, None]
 
 
 def edge_thresholds(
     reference: Tensor,
     mask: Tensor | None = None,
     *,
+    head: Tensor | None = None,
     sigma: float = SIGMA,
     tolerance: float = TOLERANCE,
     quantiles: tuple[float, float] = QUANTILES,
 ) -> Tensor:
     """Low and high gradient (N,2) [display units per pixel] that make edges of each reference.
 
-    They are ``quantiles`` of the smoothed reference's gradient where edges are counted, and at least `FAINTEST`, so
-    that a constant image has no edges.
+    They are ``quantiles`` of the smoothed reference's gradient where edges of the head are counted, and at least
+    `FAINTEST`, so that a constant image has no edges. Infinite where no pixel of the head is counted.
 
     Args:
         reference: (N,1,H,W).
         mask: (N,1,H,W) bool, True in the open field.
+        head: (N,1,H,W) bool, by default `head_of` the reference.
         sigma: of the smoothing [pixels].
         tolerance: as in `edge_map`, which it shares the margin with.
         quantiles: low and high, in [0,1].
@@ -109,13 +139,15 @@ def edge_thresholds(
     if not 0 <= quantiles[0] <= quantiles[1] <= 1:
         raise ParameterError(f"Quantiles of the gradient are a low and a high one in [0,1], not {quantiles}.")
     mask = _checked(reference, reference, mask)
-    counted = _counted(mask, sigma, tolerance)
+    head = head_of(reference, mask, sigma=sigma) if head is None else head
+    counted = _counted(mask, head, sigma, tolerance) & head
     rows = []
     for image, field, inner in zip(_arrays(reference), _arrays(mask), _arrays(counted), strict=True):
         smooth = _smoothed(image, field, sigma)
         # scikit-image divides its Sobel sums by four, and they span two pixels.
         gradient = np.hypot(sobel_h(smooth), sobel_v(smooth)) / 2
-        rows.append(np.maximum(np.quantile(gradient[inner], quantiles), FAINTEST))
+        found = np.quantile(gradient[inner], quantiles) if inner.any() else np.full(2, np.inf)
+        rows.append(np.maximum(found, FAINTEST))
     return torch.from_numpy(np.stack(rows))
 
 
@@ -124,6 +156,7 @@ def edge_map(
     reference: Tensor,
     mask: Tensor | None = None,
     *,
+    head: Tensor | None = None,
     sigma: float = SIGMA,
     tolerance: float = TOLERANCE,
     thresholds: Tensor | None = None,
@@ -134,6 +167,8 @@ def edge_map(
         output: (N,1,H,W).
         reference: (N,1,H,W), the truth, or the source for want of one.
         mask: (N,1,H,W) bool, True in the open field.
+        head: (N,1,H,W) bool, by default `head_of` the reference. Edges near its outline do not count; all True, every
+            edge does.
         sigma: of the smoothing before the gradient [pixels].
         tolerance: greatest distance of edges that agree [pixels].
         thresholds: (N,2) low and high gradient, by default `edge_thresholds` of the reference.
@@ -142,9 +177,12 @@ def edge_map(
         ParameterError: images cannot be compared, a field is no wider than its margins, or an option is out of range.
     """
     mask = _checked(output, reference, mask)
-    counted = _counted(mask, sigma, tolerance)
+    if not 0 < sigma < float("inf"):
+        raise ParameterError(f"Edges need a smoothing sigma above 0 pixels, not {sigma}.")
+    head = head_of(reference, mask, sigma=sigma) if head is None else head
+    counted = _counted(mask, head, sigma, tolerance)
     if thresholds is None:
-        thresholds = edge_thresholds(reference, mask, sigma=sigma, tolerance=tolerance)
+        thresholds = edge_thresholds(reference, mask, head=head, sigma=sigma, tolerance=tolerance)
     if thresholds.shape != (len(output), 2) or not bool((thresholds[:, 0] > 0).all()):
         raise ParameterError(
             f"Thresholds are ({len(output)},2), low and high gradient above 0, not {tuple(thresholds.shape)}."
@@ -172,7 +210,9 @@ def _arrays(images: Tensor) -> np.ndarray:
     return (images if images.dtype == torch.bool else images.double()).numpy()
 
 
-def _counted(mask: Tensor, sigma: float, tolerance: float) -> Tensor:
+def _counted(mask: Tensor, head: Tensor, sigma: float, tolerance: float) -> Tensor:
+    if head.shape != mask.shape or head.dtype != torch.bool:
+        raise ParameterError(f"The head must be bool {tuple(mask.shape)}, not {head.dtype} {tuple(head.shape)}.")
     if not (0 < sigma < float("inf") and 0 <= tolerance < float("inf")) or mask.shape[1] != 1:
         raise ParameterError(
             f"Edges need images (N,1,H,W), sigma above 0 and a tolerance of 0 or more; got {tuple(mask.shape)}, sigma "
@@ -181,7 +221,8 @@ def _counted(mask: Tensor, sigma: float, tolerance: float) -> Tensor:
     counted = eroded(mask, width := margin(sigma, tolerance))
     if not counted.flatten(1).any(dim=1).all():
         raise ParameterError(f"The open field of an image is narrower than {2 * width + 1} pixels; leave it out.")
-    return counted
+    head = head.to(mask.device)
+    return counted & (eroded(head, width) | eroded(~head, width))
 
 
 def _smoothed(image: np.ndarray, field: np.ndarray, sigma: float) -> np.ndarray:

@@ -21,6 +21,7 @@ from medshift.metrics.physics import eroded, radial_power_spectrum
 
 # Sides of the blur's window and the distance from a border at which the residual holds no step of it.
 WINDOW, MARGIN = 9, 4
+GREY_BINS = 4096  # 0.0005 of the display range each
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,22 @@ def spectrum_distance(
     """
     if output.shape[1:] != target.shape[1:]:
         raise ParameterError(f"Noise {tuple(output.shape)} and {tuple(target.shape)} must have equal height and width.")
-    power = noise_power_spectrum(output, mask_output)[1].mean(dim=0)
-    reference = noise_power_spectrum(target, mask_target)[1].mean(dim=0)
+    ours, theirs = noise_power_spectrum(output, mask_output)[1], noise_power_spectrum(target, mask_target)[1]
+    return power_distance(ours.cpu().numpy(), theirs.cpu().numpy())
+
+
+def power_distance(output: np.ndarray, target: np.ndarray) -> float:
+    """`spectrum_distance` of the powers (N,K) and (M,K) of two sets, of which the means are taken.
+
+    Raises:
+        ParameterError: numbers of frequencies differ, or a set has no noise at all at one of them.
+    """
+    if output.ndim != 2 or target.ndim != 2 or output.shape[1] != target.shape[1]:
+        raise ParameterError(f"Powers {output.shape} and {target.shape} must be (N,K) and (M,K), K the same.")
+    power, reference = output.mean(axis=0), target.mean(axis=0)
     if not ((power > 0).all() and (reference > 0).all()):
         raise ParameterError("One set has no noise at all at a frequency, and no ratio exists; was noise ever added?")
-    return float((10.0 * torch.log10(power / reference)).square().mean().sqrt())
+    return float(np.sqrt(np.square(10.0 * np.log10(power / reference)).mean()))
 
 
 def variance_against_mean(stack: Tensor, mask: Tensor | None = None, bins: int = 20) -> VarianceCurve:
@@ -209,3 +221,46 @@ def histogram_w1(a: Tensor, b: Tensor, mask_a: Tensor | None = None, mask_b: Ten
     if not (len(first) and len(other)):
         raise ParameterError("A mask leaves no pixel of a set open; drop the mask or the set.")
     return float(wasserstein_distance(first.double().cpu().numpy(), other.double().cpu().numpy()))
+
+
+def grey_histograms(
+    a: Tensor, b: Tensor, mask_a: Tensor | None = None, mask_b: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts (N,4096) and (M,4096) of the open pixels of each image, and the middles of the bins (4096,).
+
+    The bins span the values of both sets. `histograms_w1` is then `histogram_w1` to a bin's width, and quick where
+    images are left out in turn.
+
+    Args:
+        a: images (N,1,H,W).
+        b: images (M,1,H,W).
+        mask_a: True where ``a``'s field is open (N,1,H,W); None for everywhere.
+        mask_b: True where ``b``'s field is open.
+
+    Raises:
+        ParameterError: shapes do not fit, or a value is not finite.
+    """
+    _checked(a)
+    _checked(b)
+    low = float(min(a.min(), b.min()))
+    edges = np.linspace(low, max(low + 1e-6, float(a.max()), float(b.max())), GREY_BINS + 1)
+    first, other = (
+        np.stack([np.histogram(image[field], edges)[0] for image, field in zip(_array(x), _array(m), strict=True)])
+        for x, m in ((a.double(), _open(a, mask_a)), (b.double(), _open(b, mask_b)))
+    )
+    return first, other, (edges[1:] + edges[:-1]) / 2
+
+
+def histograms_w1(a: np.ndarray, b: np.ndarray, middles: np.ndarray) -> float:
+    """`histogram_w1` from the counts (N,B) and (M,B) of two sets in bins with these ``middles`` (B,).
+
+    Raises:
+        ParameterError: a set has no pixel.
+    """
+    if not (a.any() and b.any()):
+        raise ParameterError("A mask leaves no pixel of a set open; drop the mask or the set.")
+    return float(wasserstein_distance(middles, middles, a.sum(axis=0), b.sum(axis=0)))
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()

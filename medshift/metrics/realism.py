@@ -13,8 +13,8 @@ Features are matrices (N,D) of one extractor (`medshift.metrics.features`), whos
 Where the size biases a metric, sets of unequal sizes are refused. Every value needs two more beside it:
 
     floor     the same metric between two sets of the target domain at the same N, rows from `subsets.disjoint_halves`;
-    interval  from `subsets.disjoint_interval`. A bootstrap with replacement repeats rows, which these metrics take for
-              structure: an FID of 4.4 then gets an interval of 7.8 to 9.1.
+    interval  from `subsets.jackknife_interval`, heads left out in turn. A bootstrap with replacement repeats rows,
+              which these metrics take for structure: an FID of 4.4 then gets an interval of 7.8 to 9.1.
 """
 
 from __future__ import annotations

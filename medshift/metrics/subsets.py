@@ -1,12 +1,12 @@
-"""Intervals and floors for metrics of whole sets, from disjoint subsets: no row is ever drawn twice.
+"""Intervals and floors for metrics of whole sets, in which no row is ever drawn twice.
 
 A bootstrap with replacement repeats rows, which FID, coverage and AUC take for structure of the data. See
-`medshift.metrics.bootstrap` for means of metrics of images, where it is right.
+`medshift.metrics.bootstrap` for intervals of means of metrics of images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from medshift.errors import ParameterError
 
-__all__ = ["SetInterval", "disjoint_halves", "disjoint_interval"]
+__all__ = ["SetInterval", "disjoint_halves", "jackknife_interval"]
 
 
 @dataclass(frozen=True)
@@ -26,74 +26,66 @@ class SetInterval:
         low: end of the interval for what `value` would be on average over sets of that size.
         high: its other end.
         standard_error: of `value`.
-        subset_mean: mean over the subsets: the metric at their smaller size, where its bias is larger.
-        subsets: how many there were.
+        heads: how many were left out in turn.
     """
 
     value: float
     low: float
     high: float
     standard_error: float
-    subset_mean: float
-    subsets: int
+    heads: int
+
+    @property
+    def reach(self) -> float:
+        """Half of the interval's length."""
+        return (self.high - self.low) / 2
 
 
-def disjoint_interval(
-    metric: Callable[..., float],
-    *sets: np.ndarray,
-    groups: np.ndarray | tuple[np.ndarray, ...] | None = None,
-    subsets: int = 8,
-    confidence: float = 0.95,
-    seed: int = 0,
+def jackknife_interval(
+    metric: Callable[..., float], *sets: np.ndarray, heads: Sequence[np.ndarray], confidence: float = 0.95
 ) -> SetInterval:
-    """An interval for ``metric(*sets)`` from disjoint subsets, no row drawn twice.
+    """An interval for ``metric(*sets)`` from leaving out one head at a time, in all sets.
 
-    The units (rows, or whole groups such as heads) are dealt at random into K subsets, and θ_k is the metric of the
-    k-th. With subset k a share f_k of the units, the squared standard error at full size is Σ f_k (θ_k - θ̄)²/(K-1),
-    that is s²/K for equal shares; the interval is the value at full size ± that times Student's t of K-1.
+    With θ_h the metric without head h and H heads, the squared standard error is (H-1)/H Σ (θ_h - θ̄)², and the
+    interval is the value ± that times Student's t of H-1. A bias of the metric shifts all θ_h alike and stays in
+    the value.
 
-    Assumed: units are independent, and the metric's variance falls as 1/size. Of a kernel distance between equal laws
-    the variance falls faster, so its interval is too long there. Subsets must stay large enough for
-    the metric to mean the same: for FID, more rows than features.
+    Measured at 15 rows a head and 6 features, of FID, KID, CMMD, density and coverage: 95 % intervals cover the mean
+    value in .92 to .98 of all cases between different laws, of 4 and of 8 heads, with and without differences between
+    heads. Between equal laws the metrics' variance falls faster than 1/size, and intervals are too long: .93 to .99.
 
     Args:
-        metric: one number of the sets, as `kid` is, or ``lambda a, b: density_coverage(a, b).coverage``.
-        sets: features (N,D).
-        groups: none (each row a unit, row i of all sets kept together); labels (N,) that hold for the rows of every
-            set; or a tuple of labels (N,) for each set, whose rows are then no pairs. Sets of the same groups are
-            dealt alike; groups of unequal size are cut to one number of rows in each subset.
-        subsets: K.
+        metric: one number of the sets, as `kid` is, or ``lambda a, b: density_coverage(a, b).coverage``. It gets sets
+            of equal numbers of rows wherever all ``sets`` have equal numbers: where heads do not, the last rows of the
+            longer ones are cut.
+        sets: rows (N,...), features for one.
+        heads: for each set the head of each row (N,); the same heads in every set.
         confidence: of the two-sided interval.
-        seed: of the dealing.
 
     Raises:
-        ParameterError: there are fewer units than subsets, rows and labels differ in number, or ``metric`` refuses.
+        ParameterError: heads do not fit the rows, differ between sets or are fewer than two, or ``metric`` refuses
+            what is left.
     """
-    if subsets < 2 or not 0.0 < confidence < 1.0:
-        raise ParameterError(f"{subsets} subsets at confidence {confidence}: take at least 2, and between 0 and 1.")
-    labels = _labels(sets, groups)
-    value = float(metric(*sets))
-    rng = np.random.default_rng(seed)
-    dealt: dict[tuple, list[np.ndarray]] = {}
-    for own in labels:
-        units = np.unique(own)
-        if len(units) < subsets:
-            raise ParameterError(f"{len(units)} groups cannot be dealt into {subsets} subsets; take fewer subsets.")
-        dealt.setdefault(tuple(units), np.array_split(rng.permutation(units), subsets))
-    results = []
-    for k in range(subsets):
-        rows = [np.flatnonzero(np.isin(own, dealt[tuple(np.unique(own))][k])) for own in labels]
-        if isinstance(groups, tuple):  # or a metric that unequal sizes bias refuses the subset
-            fewest = min(len(r) for r in rows)
-            rows = [np.sort(rng.permutation(r)[:fewest]) for r in rows]
-        results.append(float(metric(*(np.asarray(s)[r] for s, r in zip(sets, rows, strict=True)))))
-    share = np.array([len(part) for part in dealt[tuple(np.unique(labels[0]))]], dtype=np.float64)
-    share /= share.sum()
-    theta = np.array(results)
-    mean = float(share @ theta)
-    error = float(np.sqrt(share @ (theta - mean) ** 2 / (subsets - 1)))
-    reach = float(student.ppf(0.5 + confidence / 2.0, subsets - 1)) * error
-    return SetInterval(value, value - reach, value + reach, error, mean, subsets)
+    labels = [np.asarray(own) for own in heads]
+    if not sets or [own.shape for own in labels] != [(len(s),) for s in sets]:
+        raise ParameterError(
+            f"Heads {[own.shape for own in labels]} of sets of {[len(s) for s in sets]} rows: give one a row of each."
+        )
+    names = np.unique(labels[0])
+    if any(not np.array_equal(np.unique(own), names) for own in labels):
+        raise ParameterError("The sets are not of the same heads, so no head can be left out of all; drop lone heads.")
+    if len(names) < 2 or not 0.0 < confidence < 1.0:
+        raise ParameterError(f"{len(names)} heads at confidence {confidence}: take at least 2, and between 0 and 1.")
+    equal = len({len(own) for own in labels}) == 1
+    value, without = float(metric(*sets)), []
+    for name in names:
+        rows = [np.flatnonzero(own != name) for own in labels]
+        fewest = min(map(len, rows)) if equal else None
+        without.append(float(metric(*(s[r[:fewest]] for s, r in zip(sets, rows, strict=True)))))
+    theta, n = np.array(without), len(names)
+    error = float(np.sqrt((n - 1) / n * ((theta - theta.mean()) ** 2).sum()))
+    reach = float(student.ppf(0.5 + confidence / 2.0, n - 1)) * error
+    return SetInterval(value, value - reach, value + reach, error, n)
 
 
 def disjoint_halves(
@@ -124,18 +116,3 @@ def disjoint_halves(
         raise ParameterError(f"A half of {size} rows cannot be had; these groups give at most {most} a side.")
     a, b = (np.sort(side[: size or most]) for side in sides)
     return a, b
-
-
-def _labels(sets: tuple[np.ndarray, ...], groups: np.ndarray | tuple[np.ndarray, ...] | None) -> list[np.ndarray]:
-    """The unit of each row of each set; sets share all their units or none."""
-    if not sets:
-        raise ParameterError("An interval needs the sets that the metric compares; none was given.")
-    if groups is None:
-        groups = np.arange(len(sets[0]))
-    labels = [np.asarray(g) for g in (groups if isinstance(groups, tuple) else (groups,) * len(sets))]
-    if [g.shape for g in labels] != [(len(s),) for s in sets]:
-        raise ParameterError(f"Labels {[g.shape for g in labels]} of {[len(s) for s in sets]} rows: give one a row.")
-    units = [set(g.tolist()) for g in labels]
-    if any(own != other and own & other for own in units for other in units):
-        raise ParameterError("Two sets share some of their groups; they must share all of them or none.")
-    return labels

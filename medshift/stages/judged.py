@@ -1,13 +1,15 @@
 """Every metric of one sweep: images against source and truth, sets against the target's images of other views.
 
 The reference of a set metric is as many images of the target domain, from other views of the same unseen heads. A
-second set of the target's own images is judged beside the translations: the target-against-target floor.
+second set of the target's own images is judged beside the translations: the target-against-target floor. Intervals of
+metrics of sets are over heads, each left out in turn from translations and reference alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,14 +19,22 @@ from torch import Tensor
 from medshift.baselines.blur_tone import BlurTone
 from medshift.data.domains import EvaluationSet
 from medshift.evaluate import TWIN, score
+from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.metrics.edges import edge_map
 from medshift.metrics.features import extractor, why_not
 from medshift.metrics.landmarks import landmark_drift, mean_drift, measured_landmarks
-from medshift.metrics.noise import histogram_w1, noise_from_residual, spectrum_distance
+from medshift.metrics.noise import (
+    grey_histograms,
+    histogram_w1,
+    histograms_w1,
+    noise_from_residual,
+    noise_power_spectrum,
+    power_distance,
+)
 from medshift.metrics.perceptual import lpips, mae, ms_ssim, st_lpips, why_no_lpips
 from medshift.metrics.realism import cmmd, conditional_fid, density_coverage, fid, fid_bias_note, kid
-from medshift.metrics.structure import psnr
-from medshift.metrics.subsets import disjoint_interval
+from medshift.metrics.structure import masked_mean, psnr
+from medshift.metrics.subsets import jackknife_interval
 from medshift.metrics.two_sample import domain_auc
 from medshift.stages.images import STATISTICS_IMAGES, open_images
 from medshift.stages.job import Job
@@ -33,7 +43,7 @@ from medshift.stages.sweep import CYCLE, FRESH, MEDSHIFT, load_sweep
 
 NOTHING, TARGET = "doing nothing", "target's own images"
 DEEP = ("FID", "KID", "density", "coverage", "conditional FID")  # of every extractor but CLIP
-SUBSETS = 4  # of heads, for the interval of KID
+HALF_LEVEL = 1 / 255  # half a grey level of a display of 8 bits: closer to the range, a value is rounded into it
 PERCEPTUAL_SIDE = 32  # pixels; smaller images have no LPIPS
 THREE_SCALES_SIDE = 44  # pixels; smaller images have room for two scales of MS-SSIM
 
@@ -188,18 +198,20 @@ class SetJudge:
         }
 
     def rows(self, images: Tensor) -> Iterator[dict[str, object]]:
-        """Metric, features, value, interval, n and a note, one row each."""
-        n, m = len(images), len(self.reference)
-        images, heads = images[: min(n, m)], self.heads
-        n = len(images)
-        found = domain_auc(images, self.reference[:n], heads[:n], heads[len(self.some) :][:n])
+        """Metric, features, value, interval, n and a note, one row each; intervals by leaving out a head at a time."""
+        n = min(len(images), len(self.reference))
+        images, reference = images[:n], self.reference[:n]
+        mask, masks = self.mask[:n], self.mask[len(self.some) :][:n]
+        heads, theirs = self._heads(n)
+        yield self._outside(images)
+        found = domain_auc(images, reference, heads, theirs)
         yield self._row("AUC", found.features, found.value, found.low, found.high, n=found.n)
-        w1 = histogram_w1(images, self.reference[:n], self.mask[:n], self.mask[len(self.some) :][:n])
-        yield self._row("histogram W1", "grey values", w1, n=n)
-        ours = noise_from_residual(images, self.mask[:n])
-        theirs = noise_from_residual(self.reference[:n], self.mask[len(self.some) :][:n])
-        apart = spectrum_distance(ours[0], theirs[0], ours[1], theirs[1])
-        yield self._row("spectrum distance", "high-pass residual, dB", apart, n=n)
+        w1 = histogram_w1(images, reference, mask, masks)
+        *tones, middles = grey_histograms(images, reference, mask, masks)
+        reach = jackknife_interval(partial(histograms_w1, middles=middles), *tones, heads=(heads, theirs)).reach
+        yield self._row("histogram W1", "grey values", w1, w1 - reach, w1 + reach, n=n)
+        ours, other = (_noise_powers(*of) for of in ((images, mask), (reference, masks)))
+        yield self._jackknifed("spectrum distance", "high-pass residual, dB", power_distance, ours, other)
         if why := why_no_lpips():
             yield self._row("LPIPS", "AlexNet", float("nan"), n=n, note=why)
         for name in self.deep:
@@ -207,30 +219,68 @@ class SetJudge:
                 for metric in DEEP if name != "CLIP" else ("CMMD",):
                     yield self._row(metric, name, float("nan"), n=n, note=why)
                 continue
-            # Features see what a display shows, so a translation far outside its range is judged, not refused.
-            yield from self._deep(name, self.extractors[name](images.clamp(-1.0, 1.0)), heads[:n])
+            # Features see what a display shows; how much of a translation that hides, the first row says.
+            yield from self._deep(name, self.extractors[name](images.clamp(-1.0, 1.0)))
 
-    def _deep(self, name: str, features: np.ndarray, heads: np.ndarray) -> Iterator[dict[str, object]]:
-        """Metrics of features (N,D), against as many of the reference; KID with an interval from subsets of heads."""
+    def _heads(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Heads of the first ``n`` views, and of as many of the reference."""
+        return self.heads[:n], self.heads[len(self.some) :][:n]
+
+    def _outside(self, images: Tensor) -> dict[str, object]:
+        """Share of open pixels that no display shows, and how far out the furthest is."""
+        n = len(images)
+        out = masked_mean((images.abs() > 1.0 + HALF_LEVEL).double(), self.mask[:n]).numpy()
+        found = hierarchical_interval(out, self.every.table.iloc[:n])
+        furthest = float(images.abs().where(self.mask[:n], 0.0).max())
+        note = f"furthest pixel at {furthest:.2f}"
+        return self._row("pixels outside", "[-1,1]", found.mean, found.low, found.high, n=n, note=note)
+
+    def _deep(self, name: str, features: np.ndarray) -> Iterator[dict[str, object]]:
+        """Metrics of features (N,D), against as many of the reference."""
         n, reference = len(features), self.features[name][: len(features)]
         if name == "CLIP":
-            yield self._row("CMMD", name, cmmd(features, reference), n=n)
+            yield self._jackknifed("CMMD", name, cmmd, features, reference)
             return
-        yield self._row("FID", name, fid(features, reference), n=n, note=fid_bias_note(n, features.shape[1]))
-        groups = heads, self.heads[len(self.some) :][:n]
-        subsets = min(SUBSETS, *(len(np.unique(group)) for group in groups))
-        found = disjoint_interval(kid, features, reference, groups=groups, subsets=subsets)
-        yield self._row("KID", name, found.value, found.low, found.high, n=n)
-        density, coverage = density_coverage(reference, features, k=self.neighbours)
-        yield self._row("density", name, density, n=n)
-        yield self._row("coverage", name, coverage, n=n)
+        yield self._jackknifed("FID", name, fid, features, reference, note=fid_bias_note(n, features.shape[1]))
+        yield self._jackknifed("KID", name, kid, features, reference)
+        yield self._jackknifed("density", name, partial(_density, k=self.neighbours), features, reference)
+        yield self._jackknifed("coverage", name, partial(_coverage, k=self.neighbours), features, reference)
+        heads, _ = self._heads(n)
+        left = n - int(np.unique(heads, return_counts=True)[1].max())  # rows without a head
+        components = max(1, min(self.components, n // 2, left - 2))
+        of = partial(conditional_fid, components=components)
         entered, truth = (self.paired[name][what][:n] for what in ("entered", "truth"))
-        components = min(self.components, n // 2)
-        value = conditional_fid(entered, truth, features, components=components)
-        yield self._row("conditional FID", name, value, n=n, note=f"{components} principal components")
+        found = jackknife_interval(of, entered, truth, features, heads=(heads, heads, heads))
+        note = f"{components} principal components"
+        yield self._row("conditional FID", name, found.value, found.low, found.high, n=n, note=note)
+
+    def _jackknifed(
+        self,
+        metric: str,
+        features: str,
+        of: Callable[..., float],
+        ours: np.ndarray,
+        reference: np.ndarray,
+        note: str = "",
+    ) -> dict[str, object]:
+        found = jackknife_interval(of, ours, reference, heads=self._heads(len(ours)))
+        return self._row(metric, features, found.value, found.low, found.high, n=len(ours), note=note)
 
     def _row(
         self, metric: str, features: str, value: float, low: float = np.nan, high: float = np.nan, **more: object
     ) -> dict[str, object]:
         row = {"metric": metric, "features": features, "value": value, "low": low, "high": high, "note": ""}
         return row | more
+
+
+def _noise_powers(images: Tensor, mask: Tensor) -> np.ndarray:
+    """Powers (N,K) of what a blur removes of each image."""
+    return noise_power_spectrum(*noise_from_residual(images, mask))[1].numpy()
+
+
+def _density(fake: np.ndarray, real: np.ndarray, k: int) -> float:
+    return density_coverage(real, fake, k).density
+
+
+def _coverage(fake: np.ndarray, real: np.ndarray, k: int) -> float:
+    return density_coverage(real, fake, k).coverage
