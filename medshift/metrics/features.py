@@ -104,10 +104,6 @@ class Extractor:
             raise DataError(f"The features of {self.name} are not finite for finite images; its weights are damaged.")
         return rows
 
-    def column(self, metric: str) -> str:
-        """The name of a metric on these features, for a table's head: "FID (ST-AlexNet)"."""
-        return f"{metric} ({self.name})"
-
 
 def why_not(name: str) -> str:
     """Why `extractor` cannot give ``name`` here, as the text of a table's cell; empty where it can.

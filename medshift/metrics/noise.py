@@ -33,16 +33,6 @@ class VarianceCurve:
     count: np.ndarray
 
 
-@dataclass(frozen=True)
-class VarianceLine:
-    """variance = intercept + slope · mean, with the standard errors that the bins' scatter about the line gives."""
-
-    slope: float
-    intercept: float
-    slope_error: float
-    intercept_error: float
-
-
 def _checked(*images: Tensor) -> None:
     for image in images:
         if image.ndim != 4 or image.shape[1] != 1 or image.shape != images[0].shape or not image.numel():
@@ -182,25 +172,6 @@ def variance_against_mean(stack: Tensor, mask: Tensor | None = None, bins: int =
         np.array([variance[part].mean() for part in parts]),
         np.array([len(part) for part in parts]),
     )
-
-
-def variance_line(curve: VarianceCurve) -> VarianceLine:
-    """The line through a `VarianceCurve`, its bins weighted by count/variance² as a sample variance's error asks.
-
-    The variances of the weights are those of a line fitted by counts alone, not the bins' own, which would prefer bins
-    that are low by chance.
-
-    Raises:
-        ParameterError: fewer than three bins, all of one mean, or a line that is not positive at some bin.
-    """
-    if len(curve.mean) < 3 or np.ptp(curve.mean) <= 1e-9 * (1 + np.abs(curve.mean).max()):
-        raise ParameterError("A line with errors needs at least three bins of different means; do the images vary?")
-    rough = np.polyval(np.polyfit(curve.mean, curve.variance, 1, w=np.sqrt(curve.count)), curve.mean)
-    if not (rough > 0).all():
-        raise ParameterError("The variance falls to zero on the line; mask saturated pixels.")
-    (slope, intercept), covariance = np.polyfit(curve.mean, curve.variance, 1, w=np.sqrt(curve.count) / rough, cov=True)
-    slope_error, intercept_error = np.sqrt(np.diag(covariance))
-    return VarianceLine(float(slope), float(intercept), float(slope_error), float(intercept_error))
 
 
 def histogram_w1(a: Tensor, b: Tensor, mask_a: Tensor | None = None, mask_b: Tensor | None = None) -> float:

@@ -22,20 +22,18 @@ to build a smooth filter; Laguerre-Gauss channels would do for round objects, no
 References:
     Myers & Barrett, Addition of a channel mechanism to the ideal-observer model, JOSA A 4, 2447 (1987)
     Gallas & Barrett, Validating the use of channels to estimate the ideal linear observer, JOSA A 20, 1725 (2003)
-    Hedges, Distribution theory for Glass's estimator of effect size, J. Educ. Stat. 6, 107 (1981)
 """
 
 from __future__ import annotations
 
 import torch
-from scipy.special import gammaln
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from medshift.errors import ParameterError
 from medshift.metrics.structure import _checked
 
-__all__ = ["contrast_recovery", "hotelling_dprime", "template_channels", "template_dprime"]
+__all__ = ["contrast_recovery", "hotelling_dprime", "template_channels"]
 
 FAINTEST = 0.02  # display units; an object is fainter than that nowhere
 SMOOTHINGS = (0.0, 1.0, 2.0, 4.0)  # pixels
@@ -135,33 +133,6 @@ def hotelling_dprime(present: Tensor, absent: Tensor, channels: Tensor) -> Tenso
     squared = (delta * torch.linalg.solve(correlation, delta.T).T).sum(1)
     unbiased = (freedom - c - 1) / freedom * squared - c * (1 / k1 + 1 / k0)
     return unbiased.sign() * unbiased.abs().sqrt()
-
-
-def template_dprime(present: Tensor, absent: Tensor, template: Tensor) -> Tensor:
-    """Detectability d' (N,) of each view by the non-prewhitening matched filter, negative for inverted contrast.
-
-    The difference of the mean responses to the template over their standard deviation, which is pooled over presence
-    and not over views, times Hedges' correction, which makes it unbiased for Gaussian responses.
-
-    Args:
-        present: (K₁,N,1,H,W) exposures with the object, K₁ at least 2.
-        absent: (K₀,N,1,H,W) exposures without it, independent of the others.
-        template: (N,1,H,W) contrast of the object in the truth, zero where it is not to count.
-
-    Raises:
-        ParameterError: shapes do not fit, a value is not finite, or responses have no noise.
-    """
-    with_, without = (v[..., 0] for v in _responses(present, absent, template[:, :1]))
-    freedom = len(with_) + len(without) - 2
-    if freedom < 2:
-        raise ParameterError(f"{len(with_)} and {len(without)} exposures are too few for a standard deviation.")
-    rest = torch.cat([v - v.mean(0) for v in (with_, without)])
-    variance = torch.as_tensor(rest.square().sum(0) / freedom)
-    if not bool((variance > 0).all()):
-        raise ParameterError("The responses to a template have no noise; give different exposures.")
-    log_correction = gammaln(freedom / 2) - gammaln((freedom - 1) / 2)
-    correction = float(torch.tensor(log_correction, dtype=torch.float64).exp()) / (freedom / 2) ** 0.5
-    return correction * (with_.mean(0) - without.mean(0)) / variance.sqrt()
 
 
 def _responses(present: Tensor, absent: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
