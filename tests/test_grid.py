@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from medshift.cli import main
 from medshift.errors import DataError, ParameterError
 from medshift.repro.cells import notebook_folder
-from medshift.repro.grid import Block, Translation, grid_file, load_grid
+from medshift.repro.comparison import training_plan
+from medshift.repro.experiments import Comparison, Translation
+from medshift.repro.grid import Block, grid_file, load_grid
 from medshift.repro.grid_table import collect, failure_file, keep_failure
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
@@ -18,6 +20,7 @@ from medshift.repro.stage import Plan, write_json
 
 SHIPPED = sorted((notebook_folder() / "grids").glob("*.yaml"))
 HEAD = "title: A test\nexperiment: translation\n"
+SEARCH = "title: A test\nexperiment: comparison\n"
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def work(grid, index: int) -> Plan:
 
 def test_what_the_companion_promises_is_shipped():
     wanted = {"guidance", "sizes", "solvers", "sigma_min", "null_encode", "guidance_legs", "pixel_latent", "time_law",
-              "label_dropout"}  # fmt: skip
+              "label_dropout", "comparison_search"}  # fmt: skip
     assert {path.stem for path in SHIPPED} == wanted
 
 
@@ -80,6 +83,38 @@ def test_a_run_that_changes_nothing_of_the_training_uses_the_profiles_network(tm
     assert [work(grid, i).inputs["network"].key == profiles_own for i in range(2)] == [True, False]
 
 
+def test_a_searched_training_is_that_of_the_comparison_but_for_what_is_searched(smoke):
+    base = plans(smoke)
+    run = Comparison(training="bridge-ot", learning_rate=0.01, images=48, knobs={"steps": 2}, views=4)
+    plan = run.plan(smoke, base, 0)
+    compared = plan.inputs["compared"]
+    live, searched = training_plan(smoke, base, "bridge-ot", seed=0), compared.inputs["trained"]
+    differs = {"config": {"coupling": "ot", "learning_rate": 0.01}, "images": 48}
+    assert searched.arguments == {**live.arguments, **differs}
+    assert {name: p.key for name, p in searched.inputs.items()} == {name: p.key for name, p in live.inputs.items()}
+    # Nothing but validation views is translated, under the knobs asked for.
+    assert plan.arguments["role"] == compared.arguments["headline"] == "validation"
+    assert compared.arguments["roles"] == {"validation": 4} and compared.arguments["knobs"] == {"steps": 2}
+    # Adapters are searched on the network that the comparison has.
+    turbo = Comparison(training="cyclegan-turbo", learning_rate=0.01).plan(smoke, base, 0).inputs["compared"]
+    assert turbo.inputs["base"].key == turbo.inputs["trained"].inputs["base"].key
+    assert turbo.inputs["base"].key == training_plan(smoke, base, "same-budget", seed=0).key
+    with pytest.raises(ParameterError, match="truth of rendered heads"):
+        run.plan(smoke.model_copy(update={"source": "folders"}), base, 0)
+
+
+@pytest.mark.slow
+def test_a_search_runs_to_its_table(tmp_path, smoke):
+    assert main(["grid", "comparison_search", "--profile", "smoke", "--out", str(tmp_path)]) == 0
+    table = load_grid("comparison_search", smoke, out_dir=str(tmp_path)).load()
+    assert table["state"].tolist() == ["done", "done"] and table["learning_rate"].tolist() == [0.0003, 0.001]
+    assert table["images_seen"].tolist() == [32, 32] and table["n"].tolist() == [4, 4]
+    assert table["psnr_clean"].between(0, 60).all() and table["psnr_clean"].nunique() == 2
+    assert {path.name.rpartition("-")[0] for path in (tmp_path / "runs" / "smoke").glob("*-*[0-9a-f]")} >= {
+        "trained", "compared", "searched"
+    }  # fmt: skip
+
+
 def test_runs_that_are_the_same_are_refused(tmp_path, smoke):
     with pytest.raises(ParameterError, match="runs 0 and 1 are the same"):
         load_grid(written(tmp_path, HEAD + "blocks: [{product: {tau: [0.1, 0.1]}}]"), smoke)
@@ -107,6 +142,15 @@ def test_guidance_of_a_leg_and_the_null_label_reach_the_sampler(smoke):
         (HEAD + "blocks: [{product: {tau: ['half']}}]", "tau"),
         (HEAD + "blocks: [{product: {solver: [hune]}}]", "solver"),
         (HEAD + "blocks: [{product: {tau: []}}]", "empty"),
+        (HEAD + "blocks: [{product: {training: [cut]}}]", "a translation has no 'training'"),
+        (SEARCH + "blocks: [{product: {learning_rat: [0.1]}}]", "did you mean 'learning_rate'"),
+        (
+            SEARCH + "blocks: [{product: {training: [cot], learning_rate: [0.1]}}]",
+            "no training is called 'cot'",
+        ),
+        (SEARCH + "blocks: [{product: {training: [cut]}}]", "learning_rate"),
+        (SEARCH + "blocks: [{product: {training: [cut], learning_rate: [0]}}]", "learning_rate"),
+        (SEARCH + "blocks: [{product: {role: [T2]}}]", "a comparison has no 'role'"),
         (HEAD + "blocks: [{product: {tau: 0.1}}]", "list"),
         (HEAD + "blocks: [{zip: {tau: [0.1, 0.2], steps: [3]}}]", "differ in length"),
         (HEAD + "blocks: [{product: {tau: [0.1]}, zip: {tau: [0.1]}}]", "in `product` and in `zip`"),

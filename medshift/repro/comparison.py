@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from medshift.repro.stage import Plan
 
 PAIR = PAIRS[0]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-ALL, HEADLINE = "all", "T2"
+ALL, HEADLINE, VALIDATION = "all", "T2", "validation"
 
 
 def comparison_plans(
@@ -75,8 +76,52 @@ def training_plan(profile: Profile, made: Mapping[str, Plan], name: str, *, seed
     raise KeyError(name)
 
 
+def searched_plan(
+    profile: Profile,
+    made: Mapping[str, Plan],
+    name: str,
+    *,
+    seed: int,
+    config: Mapping[str, Any],
+    images: int,
+    knobs: Mapping[str, Any],
+    views: int,
+) -> Plan:
+    """Translations of validation views, and of no others, after a training that differs in some of its settings.
+
+    Args:
+        profile: how large everything is.
+        made: plans of ``views``, ``codec`` and ``network``.
+        name: of the training; what it is built on is as the comparison has it.
+        seed: of every random number.
+        config: entries of its configuration that differ.
+        images: seen in training; 0 for the profile's.
+        knobs: of the translations; those under which the training is watched come first.
+        views: the first so many of validation.
+
+    Raises:
+        KeyError: no such training.
+    """
+    weights: dict[str, Plan] = {}
+    trainings = trainings_of(profile.comparison.seeds)
+    base = trainings[name].base
+    if base:
+        weights[base] = shipped_plan(profile, base, live := training_plan(profile, made, base, seed=seed)) or live
+    changed = replace(trainings[name], config={**trainings[name].config, **config})
+    weights[name] = _training(profile, made, changed, weights, seed=seed, images=images)
+    row = Row(name, "", "trained", name, knobs={**changed.knobs, **knobs})
+    plan = _compared(profile, made, weights, row, trainings, seed=seed)
+    return replace(plan, arguments={**plan.arguments, "roles": {VALIDATION: views}, "headline": VALIDATION})
+
+
 def _training(
-    profile: Profile, made: Mapping[str, Plan], training: Training, weights: Mapping[str, Plan], *, seed: int
+    profile: Profile,
+    made: Mapping[str, Plan],
+    training: Training,
+    weights: Mapping[str, Plan],
+    *,
+    seed: int,
+    images: int = 0,
 ) -> Plan:
     own = profile.comparison
     arguments = {
@@ -84,7 +129,7 @@ def _training(
         "config": dict(training.config),
         "source": PAIR[0],
         "target": PAIR[1],
-        "images": own.images,
+        "images": images or own.images,
         "checkpoint_every": own.checkpoint_every,
         "knobs": dict(training.knobs),
         "seed": seed + training.seed,

@@ -12,6 +12,8 @@ stage too, and shared likewise. `medshift.repro.workers` runs them, `medshift.re
       - zip: {solver: [rk4, euler], steps: [8, 32]}
     seeds: [0]
     profiles: {smoke: {blocks: [{product: {steps: [2, 4]}}]}}
+
+What can be varied is a field of the experiment's model, see `medshift.repro.experiments`.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medshift.errors import ParameterError
 from medshift.repro.cells import find_notebook, notebook_folder
+from medshift.repro.experiments import EXPERIMENTS, StrictModel
 from medshift.repro.parameters import suggestion
-from medshift.repro.pipeline import TRAINING, plans, train_plan
+from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile
 from medshift.repro.receipts import Task
 from medshift.repro.runner import task
@@ -39,50 +42,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LIMIT = 2000  # runs of a grid
-Scale = Annotated[float, Field(ge=0, le=20)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Translation(_Strict):
-    """One run of the experiment ``translation``: how the network is trained, how it is sampled, on what."""
-
-    source: str = "synthetic-high"
-    target: str = "real-normal"
-    role: Literal["validation", "T0", "T1", "T2", "T3"] = "T2"
-    views: int = Field(24, ge=2)
-    batch: int = Field(24, ge=1)
-
-    tau: float = Field(0.02, ge=0, le=1)
-    guidance: Scale = 1.0
-    guidance_encode: Scale | None = None  # of one leg alone; 0 is the null label
-    guidance_decode: Scale | None = None
-    steps: int = Field(15, ge=1, le=1000)
-    solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5"] = "heun"
-    grid: Literal["refined", "uniform"] = "refined"
-
-    width: float = Field(1.0, gt=0, le=4)
-    images: int = Field(0, ge=0)  # 0: the profile's
-    sigma_min: float = Field(0.0, ge=0, lt=1)
-    label_dropout: float = Field(0.1, ge=0, lt=1)
-    time_law: Literal["uniform", "logit-normal-mixed", "arcsine"] = "logit-normal-mixed"
-    codec: Literal["", "patch", "kl"] = ""  # empty: the profile's
-    codec_factor: int = Field(0, ge=0)
-
-    def plan(self, profile: Profile, base: Mapping[str, Plan], seed: int) -> Plan:
-        """The stage of this run; ``base`` are the plans of the profile under that seed."""
-        changes = {name: getattr(self, name) for name in TRAINING}
-        network = train_plan(profile, base, seed=seed, **changes)
-        scales = [self.guidance if s is None else s for s in (self.guidance_encode, self.guidance_decode)]
-        kept = ("source", "target", "role", "views", "batch", "tau", "steps", "solver", "grid")
-        arguments = {name: getattr(self, name) for name in kept} | {"guidance": scales}
-        inputs = {"views": base["views"], "network": network}
-        return Plan("translation", "medshift.stages.translation", arguments, inputs, "translating")
-
-
-class Block(_Strict):
+class Block(StrictModel):
     """Runs: every combination of the lists in ``product``, times the positions of the lists in ``zip``."""
 
     product: dict[str, list[Any]] = {}
@@ -112,12 +74,12 @@ class Block(_Strict):
                 yield dict(zip(self.product, values, strict=True)) | row
 
 
-class GridFile(_Strict):
+class GridFile(StrictModel):
     """A grid file as written."""
 
     title: str
     question: str = ""
-    experiment: Literal["translation", ""] = ""
+    experiment: Literal["translation", "comparison", ""] = ""
     notebook: str = ""
     fixed: dict[str, Any] = {}
     blocks: list[Block] = Field(min_length=1)
@@ -271,11 +233,13 @@ def _work(
 ) -> Plan | Task:
     if file.notebook:
         return task(find_notebook(file.notebook), {**values, "profile": profile.name, "seed": seed}, out_dir=out)
+    experiment = EXPERIMENTS[file.experiment]
     for name in values:
-        if name not in Translation.model_fields:
-            raise ParameterError(f"{path}: a translation has no {name!r}{suggestion(name, Translation.model_fields)}")
+        if name not in experiment.model_fields:
+            known = suggestion(name, experiment.model_fields)
+            raise ParameterError(f"{path}: a {file.experiment} has no {name!r}{known}")
     try:
-        return Translation(**values).plan(profile, base, seed)
+        return experiment(**values).plan(profile, base, seed)
     except ValidationError as error:
         raise ParameterError(f"{path}: {_first(error)}") from None
 
