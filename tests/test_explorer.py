@@ -1,25 +1,29 @@
 """The explorer: its views are the profile's, its lattice is what `translate` gives, its dials show what they say."""
 
+import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from medshift.codec import PatchCodec
 from medshift.data.domains import EvaluationSet
 from medshift.errors import ParameterError
+from medshift.metrics.edges import INVENTED, edge_map
+from medshift.metrics.objects import contrast_recovery
 from medshift.metrics.structure import psnr, ssim
 from medshift.repro.explorer import FAILURES
-from medshift.results.explorer import LESSONS, curves_of, failures_of, gallery_table, leg_at, shown_at
-from medshift.stages import codec, network, shown_views, views
+from medshift.results.explorer import LESSONS, curves_of, failures_of, gallery_table, largest, leg_at, shown_at
+from medshift.stages import codec, network, shown_views, untouched, views
 from medshift.stages import lattice as stage
 from medshift.stages.job import Job
-from medshift.stages.lattice import Lattice, load_lattice
+from medshift.stages.lattice import Lattice, invented, load_lattice
 from medshift.stages.network import open_translator
 from medshift.translate import MedShift
 from medshift.viz.explorer import SIDE, STEP, TOP, ExplorerCanvas
+from medshift.widgets import explorer
 from medshift.widgets.explore import explorer_pictures, gallery_pictures, leg_pictures
 from medshift.widgets.explorer import Explorer
 
@@ -33,6 +37,7 @@ PLACE = {
 }
 PAIRS = [["synthetic-high", "real-normal"], ["real-normal", "synthetic-high"]]
 TAUS, SCALES = [0.1, 0.5], [1.0, 2.0]
+ON_TWO_PAIRS = {name: {**wrong, "pair": wrong["pair"] % len(PAIRS)} for name, wrong in FAILURES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, module, arguments in (
         ("views", views, PLACE),
         ("shown", shown_views, PLACE | {"shown": {"T2": 2, "T3": 1}}),
+        ("untouched", untouched, {name: PLACE[name] for name in ("source", "sha256", "size")}),
         ("codec", codec, {"kind": "patch", "factor": 2}),
         ("network", network, training),
     ):
@@ -55,8 +61,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def lattice(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Lattice:
     folder = tmp_path_factory.mktemp("lattice")
-    job = Job(folder, {"views": inputs["shown"], "network": inputs["network"]})
-    stage.build(job, pairs=PAIRS, shown={"T2": 2, "T3": 1}, taus=TAUS, scales=SCALES, failures=FAILURES)
+    job = Job(folder, {"views": inputs["shown"], **{name: inputs[name] for name in ("untouched", "network")}})
+    stage.build(job, pairs=PAIRS, shown={"T2": 2, "T3": 1}, taus=TAUS, scales=SCALES, failures=ON_TWO_PAIRS)
     return load_lattice(folder)
 
 
@@ -114,16 +120,65 @@ def test_curves_are_the_measures_of_one_view(lattice: Lattice) -> None:
 
 def test_every_failure_is_made_by_its_knobs_and_explained(inputs: dict[str, Path], lattice: Lattice) -> None:
     found = failures_of(lattice)
-    assert list(found) == list(FAILURES) and set(LESSONS) == set(FAILURES)
+    assert list(found) == list(FAILURES) == list(LESSONS)
     model = open_translator(inputs["network"])
-    name = "guidance on the decode leg alone"
     source = EvaluationSet(inputs["views"], "T2", limit=1).exposure(PAIRS[0][0], 0)
     result = model.translate(source, *PAIRS[0], tau=0.1, guidance=(1.0, 4.0))
-    assert (found[name].result - result[0]).abs().max() < 0.02
-    clean = found["clean source: the latent collapses"].source
+    assert (found["guidance on one leg"].shown.result - result[0]).abs().max() < 0.02
+    clean = found["clean source"].shown.source
     assert (clean - EvaluationSet(inputs["views"], "T2", limit=1).clean(PAIRS[0][0])[0]).abs().max() < 2e-3
     table = gallery_table(lattice)
-    assert isinstance(table, pd.DataFrame) and list(table["failure"]) == list(FAILURES)
+    assert list(table["failure"]) == [lesson.title for lesson in LESSONS.values()]
+    for row, one in zip(table.to_dict("records"), found.values(), strict=True):
+        assert f"{one.invented} invented, {one.lost} lost" in one.shown.words
+        assert row["PSNR at the best τ [dB]"] >= max(one.shown.curves[0].agreement) - 1e-3
+
+
+def test_the_view_of_invented_anatomy_has_the_most_of_it_and_its_spot_is_ringed(
+    inputs: dict[str, Path], lattice: Lattice
+) -> None:
+    wrong = lattice.failures["tau too low"]
+    source, target = PAIRS[wrong["pair"]]
+    sets = [EvaluationSet(inputs["views"], role, limit=n) for role, n in (("T2", 2), ("T3", 1))]
+    images, truth = torch.cat([e.exposure(source, 0) for e in sets]), torch.cat([e.clean(target) for e in sets])
+    field = torch.cat([one.open_field for one in sets])
+    result = open_translator(inputs["network"]).translate(images, source, target, tau=0.0)
+    much = invented(result, truth, field)
+    assert wrong["view"] == int(much.sum((1, 2)).argmax())
+    edges = edge_map(result, truth, field, head=torch.ones_like(field))
+    assert torch.equal(much > 0, (edges.labels == INVENTED) & ((result - truth).abs()[:, 0] > 0))
+    failure = failures_of(lattice)["tau too low"]
+    assert failure.invented == pytest.approx(int(edges.invented[wrong["view"]]), abs=2), "half precision"
+    spot = failure.shown.spot
+    assert spot is not None and much[wrong["view"], round(spot.row) - 4 : round(spot.row) + 5].sum() > 0
+    bare = ExplorerCanvas().frame(replace(failure.shown, spot=None))
+    ringed = ExplorerCanvas().frame(failure.shown)
+    changed = [bool((pixels(bare, k) != pixels(ringed, k)).any()) for k in range(4)]
+    assert changed == [False, True, True, False], "ringed on the translation and on the truth"
+
+
+def test_a_ring_is_about_the_part_that_weighs_most() -> None:
+    weight = torch.zeros(32, 32)
+    weight[4:6, 4:20] = 0.05  # many, together 1.6
+    weight[20, 10], weight[21, 12] = 1.5, 0.5  # few, a pixel apart, together 2
+    weight[30, 30] = 0.01  # too faint
+    spot = largest(weight)
+    assert spot is not None and (spot.row, spot.column) == (20.5, 11.0) and spot.radius > 3
+    assert largest(torch.full((8, 8), 0.01)) is None
+
+
+def test_the_contrast_of_an_unseen_object_is_told_as_a_number(inputs: dict[str, Path], lattice: Lattice) -> None:
+    source, target = PAIRS[0]
+    with_, without = EvaluationSet(inputs["views"], "T3", limit=1), EvaluationSet(inputs["untouched"], "T3")
+    model = open_translator(inputs["network"])
+    out = [model.translate(one.exposure(source, 0)[:1], source, target, tau=0.02) for one in (with_, without)]
+    truth = [one.clean(target)[:1] for one in (with_, without)]
+    expected = float(contrast_recovery(*out, *truth, with_.open_field[:1]))
+    failure = failures_of(lattice)["unseen object"]
+    assert failure.contrast == pytest.approx(expected, rel=0.05, abs=0.02)
+    assert f"contrast is {failure.contrast:.2f}" in failure.shown.words
+    others = [one.contrast for name, one in failures_of(lattice).items() if name != "unseen object"]
+    assert all(math.isnan(value) for value in others)
 
 
 def test_pages_have_a_frame_for_every_setting(lattice: Lattice) -> None:
@@ -210,7 +265,7 @@ def test_settings_off_the_lattice_are_translated_in_the_background_and_remembere
     assert after != before and box.bar.layout.visibility == "hidden" and opened.times == 1
     image = lattice.tensors["source/0"][0].float()[None]
     expected = opened().translate(image, *PAIRS[0], tau=0.4)
-    known = next(iter(box._known.values()))[0]
+    known = next(iter(box._known.values())).shown
     assert torch.equal(known.result, expected[0]) and known.here is not None
     thread = box.newest.thread
     box.tau.index = index(box, "tau", "0.1")
@@ -248,12 +303,34 @@ def test_an_own_image_is_translated_without_truth_and_a_wrong_one_is_told(lattic
     box.path.value = str(tmp_path / "skull.png")
     wait(box)
     assert box.view.value == 3 and "skull.png" in box.view.options[3][0] and box.message.widget.value == ""
-    shown = next(iter(box._known.values()))[0]
+    shown = next(iter(box._known.values())).shown
     assert shown.truth is None and shown.result.shape == (1, 48, 32)
     box.view.value = 0
     assert box.picture.value == ExplorerCanvas().frame(
         shown_at(lattice, 0, 0, lattice.taus.index(box._knobs().tau), 0)
     )
+
+
+def test_what_is_remembered_does_not_grow_without_bound(
+    lattice: Lattice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(explorer, "REMEMBERED", 3)
+    monkeypatch.setattr(explorer, "OWN_KEPT", 2)
+    box = Explorer(lattice, Opened())
+    for tau in ("0.4", "0.15", "0.01", "0.4", "0.9"):
+        box.tau.index = index(box, "tau", tau)
+        wait(box)
+    assert [key[2].tau for key in box._known] == [0.01, 0.4, 0.9], "the latest ones, however often asked for"
+    for k in range(4):
+        Image.new("L", (40, 40), 90 + k).save(tmp_path / f"{k}.png")
+        box.path.value = str(tmp_path / f"{k}.png")
+        wait(box)
+    names = [name for name, _ in box.view.options]
+    assert names[3:] == ["your own image: 2.png", "your own image: 3.png"] and len(box._own) == 2
+    assert box.view.label == names[-1] and box.message.widget.value == ""
+    assert {key[1] for key in box._known} <= {0, *box._own}
 
 
 def test_without_weights_the_box_says_so_and_the_lattice_still_answers(lattice: Lattice) -> None:

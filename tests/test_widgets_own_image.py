@@ -36,8 +36,9 @@ def test_sixteen_bits_keep_their_range() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(8, 60), st.integers(8, 60), st.integers(8, 48))
-def test_the_shorter_side_is_as_asked_and_the_aspect_kept(height: int, width: int, size: int) -> None:
+@given(st.integers(8, 60), st.floats(0.25, 4), st.integers(8, 48))
+def test_the_shorter_side_is_as_asked_and_the_aspect_kept(height: int, aspect: float, size: int) -> None:
+    width = min(max(round(height * aspect), -(-height // 4)), 4 * height)
     made = fitted(torch.rand(1, height, width) * 2 - 1, size)
     assert min(made.shape[1:]) == size and made.abs().max() <= 1
     assert abs(made.shape[1] / made.shape[2] - height / width) < 1.5 * max(height, width) / min(height, width) / size
@@ -67,6 +68,34 @@ def test_a_huge_image_is_refused_before_its_pixels_are_read(tmp_path: Path, recw
     with pytest.raises(DataError, match=f"10000 × 10000 pixels; scale it down to {LARGEST_SIDE}"):
         read_file(path, 64)
     assert not [warning for warning in recwarn if "Decompression" in str(warning.category)]
+
+
+def test_a_long_image_is_refused_whatever_its_size(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at most 4 times"):
+        fitted(torch.zeros(1, 8, 33), 64)
+    assert fitted(torch.zeros(1, 8, 32), 64).shape == (1, 64, 256), "and what is let through has at most 4 size²"
+    for name, shape in (("strip.png", (8000, 8)), ("strip.tif", (8, 8000))):
+        Image.new("L", shape, 90).save(tmp_path / name)
+        with pytest.raises(DataError, match=rf"'{name}' has {shape[0]} × {shape[1]} pixels; crop it"):
+            read_file(tmp_path / name, 64)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "words"), [(8, 8000, "8000 × 8 pixels; crop it"), (9000, 9000, "scale it down to 8000")]
+)
+def test_a_dicom_file_is_refused_by_its_header(tmp_path: Path, rows: int, columns: int, words: str) -> None:
+    """The pixels are not there at all: whoever decoded them first would fail otherwise."""
+    pydicom = pytest.importorskip("pydicom")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file = pydicom.Dataset()
+    file.file_meta, file.Rows, file.Columns = meta, rows, columns
+    file.save_as(tmp_path / "scan.dcm", enforce_file_format=False, implicit_vr=False, little_endian=True)
+    data = (tmp_path / "scan.dcm").read_bytes()
+    if data[128:132] != b"DICM":
+        (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM" + data)
+    with pytest.raises(DataError, match=words):
+        read_file(tmp_path / "scan.dcm", 64)
 
 
 def test_a_path_that_leads_nowhere_is_told(tmp_path: Path) -> None:

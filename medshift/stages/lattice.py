@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medshift.data.domains import EvaluationSet
 from medshift.guidance import guided
+from medshift.metrics.edges import INVENTED, EdgeMap, edge_map
 from medshift.metrics.structure import psnr, ssim
 from medshift.ode import leg_knots, states_at
 from medshift.stages.job import Job
@@ -28,6 +29,7 @@ from medshift.stages.network import open_translator
 from medshift.translate import MedShift
 
 WRONG = "failures"
+MOST_INVENTED = "most invented"  # of a failure's view: the one with the most `invented`
 
 
 def build(
@@ -42,13 +44,14 @@ def build(
     """Write lattice.safetensors (half precision), measures.csv and lattice.json.
 
     Args:
-        job: its inputs ``views``, a stage ``shown``, and ``network``.
+        job: its inputs ``views``, a stage ``shown``, ``network``, and ``untouched``, the views of T3 without inserts.
         pairs: (source, target) domains.
-        shown: views of each role.
+        shown: views of each role, T3 the last.
         taus: rising, below 1.
         scales: of guidance, on both legs.
-        failures: name -> ``pair`` (index), ``view`` (index), ``clean`` (whether the source is free of noise) and the
-            ``knobs`` of `MedShift.translate` that make the failure.
+        failures: name -> ``pair`` (index), ``view`` (index, or `MOST_INVENTED`), ``clean`` (whether the source is free
+            of noise), the ``knobs`` of `MedShift.translate` that make the failure, and ``untouched`` (whether the view
+            is translated without its insert too). lattice.json has the index of the view that was chosen.
     """
     model = open_translator(job.inputs["network"], job.device)
     sets = [EvaluationSet(job.inputs["views"], role, limit=number) for role, number in shown.items()]
@@ -65,7 +68,9 @@ def build(
             for t, tau in enumerate(taus):
                 rows += _measured(up[t, -1], images, truth, field, {"pair": p, "scale": s, "tau": t, "τ": tau})
             job.progress((p * len(scales) + s + 1) / (len(pairs) * len(scales) + 1))
-    tensors |= _failing(model, sets, pairs, failures, job.device)
+    bare = EvaluationSet(job.inputs["untouched"], "T3", limit=shown["T3"])
+    failing, images_of = _failing(model, sets, bare, pairs, failures, job.device)
+    tensors |= images_of
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, job.folder / "lattice.safetensors")
     pd.DataFrame(rows).to_csv(job.folder / "measures.csv", index=False)
     table = pd.concat([views.table for views in sets])
@@ -73,7 +78,7 @@ def build(
     named = [f"{row['role']}, head {row['head']}, {row['insert'] or row['region']}" for row in rows_of]
     kept = {"pairs": list(map(list, pairs)), "views": named, "taus": list(taus), "scales": list(scales)}
     (job.folder / "lattice.json").write_text(
-        json.dumps(kept | {WRONG: dict(failures)}, indent=1, ensure_ascii=False), encoding="utf-8"
+        json.dumps(kept | {WRONG: failing}, indent=1, ensure_ascii=False), encoding="utf-8"
     )
 
 
@@ -108,20 +113,53 @@ def _measured(
 def _failing(
     model: MedShift,
     sets: Sequence[EvaluationSet],
+    bare: EvaluationSet,
     pairs: Sequence[Sequence[str]],
     failures: Mapping[str, Mapping[str, Any]],
     device: str,
-) -> dict[str, Tensor]:
-    """What each failure starts from and what it makes, (1,1,H,W), by ``failures/<number>/source`` and ``result``."""
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The failures with the views chosen; and what each starts from and makes, (1,1,H,W), by
+    ``failures/<number>/source`` and ``result``, without its insert by ``bare-result`` and ``bare-truth`` too."""
+    chosen: dict[str, Any] = {}
     made: dict[str, Tensor] = {}
-    for number, wrong in enumerate(failures.values()):
-        source, target = pairs[wrong["pair"]]
+    for number, (name, wrong) in enumerate(failures.items()):
+        (source, target), here = pairs[wrong["pair"]], f"{WRONG}/{number}"
         images = torch.cat([views.clean(source) if wrong["clean"] else views.exposure(source, 0) for views in sets])
-        image = images[wrong["view"]][None]
-        knobs: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in wrong["knobs"].items()}
-        result = model.translate(image.to(device), source, target, **knobs)
-        made |= {f"{WRONG}/{number}/source": image.half(), f"{WRONG}/{number}/result": result.half().cpu()}
-    return made
+        knobs: dict[str, Any] = {knob: tuple(v) if isinstance(v, list) else v for knob, v in wrong["knobs"].items()}
+        if wrong["view"] == MOST_INVENTED:
+            truth, field = (torch.cat(part) for part in ([v.clean(target) for v in sets], [v.open_field for v in sets]))
+            outputs = model.translate(images.to(device), source, target, **knobs).cpu()
+            view = int(invented(outputs, truth, field).sum((1, 2)).argmax())
+            result = outputs[view][None]
+        else:
+            view = wrong["view"] % len(images)
+            result = model.translate(images[view][None].to(device), source, target, **knobs).cpu()
+        made |= {f"{here}/source": images[view][None].half(), f"{here}/result": result.half()}
+        if wrong["untouched"]:
+            same = view - (len(images) - len(bare))  # the views with inserts are the last
+            untouched = bare.exposure(source, 0)[same][None]
+            without = model.translate(untouched.to(device), source, target, **knobs).cpu()
+            made |= {f"{here}/bare-result": without.half(), f"{here}/bare-truth": bare.clean(target)[same][None].half()}
+        chosen[name] = {**wrong, "view": view}
+    return chosen, made
+
+
+def edges_of(result: Tensor, truth: Tensor, field: Tensor) -> EdgeMap:
+    """Edges of results against the truth, all (N,1,H,W), those of the head's outline counting too."""
+    return edge_map(result, truth, field, head=torch.ones_like(field))
+
+
+def invented(result: Tensor, truth: Tensor, field: Tensor) -> Tensor:
+    """How much is drawn that is not there, pixel by pixel (N,H,W): |result - truth| on edges that the truth has not.
+
+    Weighed by the error, a false contour counts and a speck of noise hardly does.
+
+    Args:
+        result: (N,1,H,W) in display values.
+        truth: (N,1,H,W).
+        field: the open field (N,1,H,W), bool.
+    """
+    return (result - truth).abs()[:, 0] * (edges_of(result, truth, field).labels == INVENTED)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,6 +49,14 @@ class Curve:
     agreement: tuple[float, ...]
 
 
+class Spot(NamedTuple):
+    """A circle on an image, in its pixels: row and column of the centre, radius."""
+
+    row: float
+    column: float
+    radius: float
+
+
 @dataclass(frozen=True)
 class Shown:
     """What a frame shows.
@@ -59,6 +68,7 @@ class Shown:
         words: a line under the images.
         curves: of this view and pair; none where there is no truth.
         here: SSIM to the source and PSNR to the truth [dB] of the result, or None.
+        spot: what to look at, ringed on result and truth, or None.
     """
 
     source: Tensor
@@ -67,6 +77,7 @@ class Shown:
     words: str = ""
     curves: tuple[Curve, ...] = ()
     here: tuple[float, float] | None = None
+    spot: Spot | None = None
 
 
 class ExplorerCanvas:
@@ -91,15 +102,30 @@ class ExplorerCanvas:
                 sheet[TOP : TOP + SIDE, left : left + SIDE] = _pixels(image, of_error=i == len(COLUMNS) - 1)
         picture = Image.fromarray(sheet)
         pen = ImageDraw.Draw(picture)
+        if shown.spot is not None:
+            for i in (1, 2) if known else (1,):
+                pen.ellipse(_on_sheet(shown.spot, shown.result, 4 + i * STEP), outline=PALETTE["vermilion"], width=2)
         pen.text((4, TOP + SIDE + 20), shown.words, fill=(64, 64, 64), font=_font(), anchor="lm")
-        if shown.here is not None and place is not None and place.get_window_extent().contains(
-            *(spot := place.transData.transform(shown.here))
+        if (
+            shown.here is not None
+            and place is not None
+            and place.get_window_extent().contains(*(spot := place.transData.transform(shown.here)))
         ):
             x, y = spot[0], sheet.shape[0] - spot[1]
             pen.ellipse((x - RING, y - RING, x + RING, y + RING), outline=PALETTE["vermilion"], width=3)
         buffer = io.BytesIO()
         picture.save(buffer, format="png", compress_level=1)
         return buffer.getvalue()
+
+
+def _on_sheet(spot: Spot, image: Tensor, left: int) -> tuple[float, float, float, float]:
+    """The box of a circle on the sheet, where the image's place begins `left` pixels from its edge."""
+    height, width = image.shape[-2:]
+    scale = SIDE / max(height, width)
+    x = left + (SIDE - width * scale) / 2 + (spot.column + 0.5) * scale
+    y = TOP + (SIDE - height * scale) / 2 + (spot.row + 0.5) * scale
+    reach = spot.radius * scale
+    return x - reach, y - reach, x + reach, y + reach
 
 
 def _pixels(image: Tensor, *, of_error: bool) -> np.ndarray:
@@ -143,9 +169,7 @@ def _draw_curves(axis: plt.Axes, curves: Sequence[Curve]) -> None:
     for curve, colour in zip(curves, (PALETTE["blue"], PALETTE["orange"], PALETTE["green"]), strict=False):
         axis.plot(curve.structure, curve.agreement, "o-", color=colour, ms=2.5, lw=1, label=curve.name)
         ends = (curve.structure[0], curve.agreement[0])
-        axis.annotate(
-            f"τ={curve.taus[0]:g}", ends, (2, 4), textcoords="offset points", fontsize=6, color=colour
-        )
+        axis.annotate(f"τ={curve.taus[0]:g}", ends, (2, 4), textcoords="offset points", fontsize=6, color=colour)
     axis.set_xlabel("SSIM to the source", fontsize=7, labelpad=1)
     axis.set_title("PSNR to the truth [dB]", fontsize=8, pad=6)
     axis.tick_params(labelsize=6, pad=1)

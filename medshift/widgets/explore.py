@@ -67,9 +67,12 @@ def show_gallery(lattice: Lattice) -> None:
 def gallery_pictures(lattice: Lattice) -> Pictures:
     """A frame a failure, and in words what to look at."""
     canvas, found = ExplorerCanvas(), failures_of(lattice)
-    frames: dict[Place, bytes] = {(i,): canvas.frame(shown) for i, shown in enumerate(found.values())}
-    texts: dict[Place, str] = {(i,): LESSONS.get(name, name) for i, name in enumerate(found)}
-    return Pictures("Failures, on unseen heads", (Dial("failure", tuple(found)),), frames, texts)
+    lessons = [LESSONS[name] for name in found]
+    frames: dict[Place, bytes] = {(i,): canvas.frame(one.shown) for i, one in enumerate(found.values())}
+    texts: dict[Place, str] = {(i,): lesson.words for i, lesson in enumerate(lessons)}
+    return Pictures(
+        "Failures, on unseen heads", (Dial("failure", tuple(lesson.title for lesson in lessons)),), frames, texts
+    )
 
 
 def _dial(name: str, values: tuple[float, ...], *, first: bool = False) -> Dial:

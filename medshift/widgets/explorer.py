@@ -6,21 +6,24 @@ a bar shows how far it is, Stop drops it, and so does the next move. What was tr
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 from torch import Tensor
 
+from medshift.ode import DEFAULT_STEPS
 from medshift.results.explorer import curves_of, leg_at, measured_of, measures_in_words, pair_name, shown_at
 from medshift.stages.lattice import Lattice
 from medshift.translate import MedShift
 from medshift.viz.explorer import ExplorerCanvas, Shown, leg_strip
 from medshift.widgets.live import Knobs, Newest, Step, translation
-from medshift.widgets.message import Message
+from medshift.widgets.message import Message, gone
 from medshift.widgets.own_image import UPLOAD_MB, read_file, read_upload
 from medshift.widgets.pictures import Dial
 from medshift.widgets.sliders import image, slider
@@ -28,9 +31,18 @@ from medshift.widgets.sliders import image, slider
 MORE_TAUS = (0.0, 0.01, 0.15, 0.4, 0.9, 1.0)
 MORE_SCALES = (0.0, 1.5, 3.0, 4.0, 6.0)
 STEPS = (5, 10, 15, 30, 60)
-LATTICE_STEPS = 15
 STRIP = 12  # frames of a live trajectory at most
+REMEMBERED = 64  # translations off the lattice, the latest ones
+OWN_KEPT = 8  # images of one's own among the views, the latest ones
 OWN = "your own image"
+
+
+class Answer(NamedTuple):
+    """What a translation off the lattice shows: its frame, and the states on its way with their titles."""
+
+    shown: Shown
+    frames: list[Tensor]
+    titles: list[str]
 
 
 class Explorer:
@@ -50,7 +62,8 @@ class Explorer:
         self.lattice, self._model, self.newest = lattice, cache(open_model), Newest()
         self._canvas = ExplorerCanvas()
         self._own: dict[int, Tensor] = {}
-        self._known: dict[tuple[Any, ...], tuple[Shown, list[Step]]] = {}
+        self._known: OrderedDict[tuple[int, int, Knobs], Answer] = OrderedDict()
+        self._numbers = count(len(lattice.views))
         self._taus = sorted({*lattice.taus, *MORE_TAUS})
         self._scales = sorted({*lattice.scales, *MORE_SCALES})
         self._build()
@@ -70,7 +83,7 @@ class Explorer:
         self.guidance = slider(
             Dial("guidance", tuple(f"{w:g}" for w in self._scales), self._scales.index(lattice.scales[0]))
         )
-        self.steps = slider(Dial("steps of a leg", tuple(map(str, STEPS)), STEPS.index(LATTICE_STEPS)))
+        self.steps = slider(Dial("steps of a leg", tuple(map(str, STEPS)), STEPS.index(DEFAULT_STEPS)))
         for one, name in ((self.tau, "tau"), (self.guidance, "guidance"), (self.steps, "steps")):
             one.add_class(f"medshift-{name}")
         self.picture, self.strip = image(), image()
@@ -87,13 +100,13 @@ class Explorer:
         self.halt.on_click(self._stop)
         note = widgets.HTML(
             f"<small>Answered at once: τ in {{{', '.join(f'{t:g}' for t in lattice.taus)}}}, guidance "
-            f"{' or '.join(f'{w:g}' for w in lattice.scales)}, {LATTICE_STEPS} steps. Anything else is translated now, "
+            f"{' or '.join(f'{w:g}' for w in lattice.scales)}, {DEFAULT_STEPS} steps. Anything else is translated now, "
             "in seconds.</small>"
         )
         live = widgets.HBox([self.bar, self.halt])
         dials = [self.view, self.pair, self.tau, self.guidance, self.steps]
         own = widgets.Accordion([self._upload()], titles=["An X-ray of your own"])
-        self.widget = widgets.VBox([*dials, note, live, self.message.widget, self.picture, self.strip, own])
+        self.widget = widgets.VBox([gone(), *dials, note, live, self.message.widget, self.picture, self.strip, own])
 
     def _upload(self) -> widgets.Widget:
         """The row that takes a file, and a path for what is too large to be sent through the browser."""
@@ -122,7 +135,7 @@ class Explorer:
     def _place(self) -> tuple[int, int, int, int] | None:
         """Pair, view, τ and scale as indices of the lattice, or None off it."""
         knobs, lattice = self._knobs(), self.lattice
-        on = knobs.tau in lattice.taus and knobs.guidance in lattice.scales and knobs.steps == LATTICE_STEPS
+        on = knobs.tau in lattice.taus and knobs.guidance in lattice.scales and knobs.steps == DEFAULT_STEPS
         if self.view.value in self._own or not on:
             return None
         return self.pair.value, self.view.value, lattice.taus.index(knobs.tau), lattice.scales.index(knobs.guidance)
@@ -148,7 +161,8 @@ class Explorer:
         knobs, pair, view = self._knobs(), self.pair.value, self.view.value
         key = (pair, view, knobs)
         if key in self._known:
-            self._finish(*self._known[key])
+            self._known.move_to_end(key)
+            self._show(*self._known[key])
             return
         source, target = self.lattice.pairs[pair]
         image = self._own[view] if view in self._own else self.lattice.tensors[f"source/{pair}"][view].float()[None]
@@ -160,10 +174,12 @@ class Explorer:
             taken.append(step)
             self.bar.value = step.done
             if step.done == 1.0:
-                self._known[key] = self._finished(image, taken, knobs, pair, view), taken
+                answer = self._known[key] = self._answer(image, taken, knobs, pair, view)
+                while len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
                 self._rest()
                 self.message.say("")
-                self._finish(*self._known[key])
+                self._show(*answer)
 
         def failed(error: Exception) -> None:
             self._rest()
@@ -171,21 +187,18 @@ class Explorer:
 
         self.newest.ask(lambda: translation(self._model(), image, source, target, knobs), step=follow, failed=failed)
 
-    def _finished(self, image: Tensor, taken: list[Step], knobs: Knobs, pair: int, view: int) -> Shown:
-        """The last step as something to be shown, with measures where the truth is known."""
+    def _answer(self, image: Tensor, taken: list[Step], knobs: Knobs, pair: int, view: int) -> Answer:
+        """The last step as something to be shown, with measures where the truth is known, and some of the others."""
         words = f"τ = {knobs.tau:g}, guidance {knobs.guidance:g}, {knobs.steps} steps"
         shown = Shown(image[0], taken[-1].image[0], None, f"{words}: nobody knows the truth of your own image")
-        if view in self._own:
-            return shown
-        truth = self.lattice.tensors[f"truth/{pair}"][view].float()
-        shown = replace(shown, truth=truth, curves=curves_of(self.lattice, pair, view))
-        here = measured_of(shown, self.lattice.tensors["open_field"][view])
-        return replace(shown, here=here, words=f"{words}: {measures_in_words(*here)}")
-
-    def _finish(self, shown: Shown, taken: list[Step]) -> None:
-        kept = [round(k * (len(taken) - 1) / (STRIP - 1)) for k in range(STRIP)] if len(taken) > STRIP else None
-        steps = taken if kept is None else [taken[k] for k in kept]
-        self._show(shown, [step.image[0] for step in steps], [step.title for step in steps])
+        if view not in self._own:
+            truth = self.lattice.tensors[f"truth/{pair}"][view].float()
+            shown = replace(shown, truth=truth, curves=curves_of(self.lattice, pair, view))
+            here = measured_of(shown, self.lattice.tensors["open_field"][view])
+            shown = replace(shown, here=here, words=f"{words}: {measures_in_words(*here)}")
+        n = min(STRIP, len(taken))
+        steps = [taken[round(k * (len(taken) - 1) / max(1, n - 1))] for k in range(n)]
+        return Answer(shown, [step.image[0] for step in steps], [step.title for step in steps])
 
     def _rest(self) -> None:
         self.bar.layout.visibility = self.halt.layout.visibility = "hidden"
@@ -213,8 +226,15 @@ class Explorer:
                 self._add(path.name, read_file(path, self._size()))
 
     def _add(self, name: str, image: Tensor) -> None:
-        """Put an image among the views and go to it."""
-        number = len(self.lattice.views) + len(self._own)
+        """Put an image among the views, in place of the oldest where there are many, and go to it."""
+        number = next(self._numbers)
+        options = [*self.view.options, (f"{OWN}: {name}", number)]
+        if len(self._own) == OWN_KEPT:
+            oldest = next(iter(self._own))
+            del self._own[oldest]
+            options = [option for option in options if option[1] != oldest]
+            for key in [key for key in self._known if key[1] == oldest]:
+                del self._known[key]
         self._own[number] = image
-        self.view.options = [*self.view.options, (f"{OWN}: {name}", number)]
+        self.view.options = options
         self.view.value = number

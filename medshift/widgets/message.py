@@ -1,4 +1,5 @@
-"""A message in a widget's place: what went wrong in a callback, which a notebook would show nowhere."""
+"""A message in a widget's place: what went wrong in a callback, which a notebook would show nowhere; or that nobody
+is there to answer."""
 
 from __future__ import annotations
 
@@ -10,6 +11,19 @@ from contextlib import contextmanager
 import ipywidgets as widgets
 
 from medshift.errors import MedShiftError
+
+# JupyterLab puts the class on every widget whose kernel is gone; the slider still moves then, and nothing answers.
+GONE = """<style>
+.medshift-gone { display: none; }
+.jupyter-widgets-disconnected .medshift-gone { display: block; }
+.medshift-picture.jupyter-widgets-disconnected { opacity: .35; }
+</style><p class="medshift-gone" role="status">The kernel is gone, and the picture no longer follows the sliders;
+Run, Run All Cells brings it back.</p>"""
+
+
+def gone() -> widgets.HTML:
+    """A line that the browser shows by itself once the kernel behind the widgets around it is gone."""
+    return widgets.HTML(GONE)
 
 
 class Message:

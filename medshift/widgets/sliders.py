@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from medshift.widgets.message import Message
+from medshift.widgets.message import Message, gone
 from medshift.widgets.pictures import Dial, Pictures
 
 FITS = 12  # letters of a value that fit beside a slider
@@ -34,7 +34,7 @@ def sliders(pictures: Pictures) -> widgets.Widget:
         dial.observe(turn, "index")
     turn()
     title = widgets.HTML(f"<b>{html.escape(pictures.title)}</b>")
-    return widgets.VBox([title, *dials, picture, words, message.widget])
+    return widgets.VBox([title, gone(), *dials, picture, words, message.widget])
 
 
 def image() -> widgets.Image:
