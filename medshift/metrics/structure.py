@@ -4,7 +4,7 @@ Images are (N,1,H,W) on [-1,1], so the data range is 2. Behind the collimator ev
 those pixels do not count. SSIM uses the 11×11 Gaussian window with standard deviation 1.5 of Wang et al. (2004).
 
 A translation may overshoot the range and is judged as it is. A reference is data and does not: one further out than
-`OVERSHOOT`, or a translation further out than `FURTHEST`, is on another scale or has diverged, and is refused.
+`OVERSHOOT`, or a translation with a pixel beyond `FURTHEST`, is on another scale or has diverged, and is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medshift.errors import ParameterError
 
 DATA_RANGE = 2.0
 OVERSHOOT = 0.5  # beyond [-1,1]; what an autoencoder's reference may be out
-FURTHEST = 8.0  # four times the range; images of 8 bits are beyond
+FURTHEST = 50.0  # images of 8 bits reach further; one that early training sends so far out is judged
 WINDOW = 11  # pixels
 
 
