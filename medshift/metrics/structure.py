@@ -17,7 +17,7 @@ from medshift.errors import ParameterError
 
 DATA_RANGE = 2.0
 OVERSHOOT = 0.5  # beyond [-1,1]; what an autoencoder's reference may be out
-FURTHEST = 50.0  # images of 8 bits reach further; one that early training sends so far out is judged
+FURTHEST = 50.0  # below what images of 8 bits reach, above what a network in early training makes
 WINDOW = 11  # pixels
 
 
