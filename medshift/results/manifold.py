@@ -5,18 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from medshift.metrics.bootstrap import hierarchical_interval
-from medshift.results.findings import measured, stated
+from medshift.errors import DataError
+from medshift.results.findings import measured, over_heads, stated
 from medshift.stages.latents import INVERTED, NOISED
 from medshift.viz.evidence import Curve, Panel, fig_panels
-from medshift.viz.manifold import fig_embedding
+from medshift.viz.manifold import WIDTH, fig_embedding
 from medshift.viz.theme import DOMAIN_COLOURS, PALETTE
 
-PUBLISHED_TAU = 0.3
+PUBLISHED_TAU, RETRIEVED_TAU = 0.3, 0.05
+NAMES = {INVERTED: "inverted z_τ", NOISED: "merely noised"}
+SHORT = {INVERTED: "z_τ", NOISED: "noised"}
+SHADES = {INVERTED: PALETTE["blue"], NOISED: PALETTE["orange"]}
+FLOORS = {INVERTED: PALETTE["sky"], NOISED: PALETTE["grey"]}
+NOTHING = "nothing to tell, or chance"
+# Columns of pairs.csv in a table, their names and decimal places; of distances the floor stands beside them.
+TABLED = (("auc", "AUC", 2), ("sliced_w2", "sliced W2", 3), ("mmd", "MMD²", 4), ("retrieval", "retrieval", 2))
+DISTANCES = ("sliced_w2", "mmd")
 
 
 def _pairs(study: Path) -> pd.DataFrame:
@@ -30,20 +37,28 @@ def _first_pair(study: Path, kind: str) -> pd.DataFrame:
     return table[here].sort_values("tau")
 
 
+def _counted(table: pd.DataFrame) -> str:
+    """How many views of how many heads; every row of pairs.csv says the same."""
+    return f"n = {int(table['views'].iloc[0])} views a domain of {int(table['heads'].iloc[0])} unseen heads"
+
+
 def embedding_figure(study: Path, footer: str) -> tuple[str, Figure]:
-    """Caption and figure: UMAP and PCA of z_tau of all domains."""
+    """Caption and figure: UMAP and PCA of inverted and of merely noised latents, no view in two domains."""
     table, pair = pd.read_csv(study / "embedding.csv"), _first_pair(study, INVERTED)
-    n = f"n = {table['view'].nunique()} views in each of {table['domain'].nunique()} domains, unseen heads"
+    auc = pd.concat([_first_pair(study, kind) for kind in NAMES]).set_index(["kind", "tau"])["auc"]
+    views, domains = table["view"].nunique(), table["domain"].nunique()
+    n = f"n = {views} views of {table['head'].nunique()} unseen heads, each in one of {domains} domains alone"
     figure = fig_embedding(
         table,
-        pair.set_index("tau")["auc"],
-        first=str(pair["first"].iloc[0]),
-        second=str(pair["second"].iloc[0]),
-        title="Inverted latents z_τ in the plane",
+        auc,
+        NAMES,
+        title="z_τ in the plane; AUC: a linear classifier on unseen heads, "
+        f"{pair['first'].iloc[0]} against {pair['second'].iloc[0]}, {int(pair['n'].iloc[0])} views",
         footer=f"{n}; {footer}",
     )
     return (
-        f"UMAP (fixed seed) and PCA of z_τ of all domains by τ, with the domain classifier's AUC; {n}; {footer}.",
+        "UMAP (fixed seed) and PCA of inverted and of merely noised latents by τ, with the domain classifier's AUC; "
+        f"UMAP's axes have no unit, PCA's are fitted to each panel; {n}; {footer}.",
         figure,
     )
 
@@ -51,39 +66,43 @@ def embedding_figure(study: Path, footer: str) -> tuple[str, Figure]:
 def sharing_figure(study: Path, footer: str) -> tuple[str, Figure]:
     """Caption and figure: AUC, mixing, distances and retrieval against tau, inverted beside merely noised."""
     domains = pd.read_csv(study / "domains.csv")
-    names = {INVERTED: "inverted z_τ", NOISED: "merely noised"}
-    shades = {INVERTED: PALETTE["blue"], NOISED: PALETTE["orange"]}
+    of_pair = {kind: _first_pair(study, kind) for kind in NAMES}
+    of_all = {kind: domains[domains["kind"] == kind].sort_values("tau") for kind in NAMES}
 
-    def pair_curves(column: str, bands: bool = False) -> list[Curve]:
+    def curves(tables: dict[str, pd.DataFrame], column: str, *, floors: bool = False) -> list[Curve]:
         made = []
-        for kind, name in names.items():
-            t = _first_pair(study, kind)
-            low, high = (list(t["auc_low"]), list(t["auc_high"])) if bands else (None, None)
-            made.append(Curve(name, list(t["tau"]), list(t[column]), low, high, shades[kind], kind == NOISED))
+        for kind, t in tables.items():
+            x, low, high = list(t["tau"]), list(t[f"{column}_low"]), list(t[f"{column}_high"])
+            made.append(Curve(NAMES[kind], x, list(t[column]), low, high, SHADES[kind], kind == NOISED))
+        for kind, t in tables.items() if floors else ():
+            name = f"one domain alone, {NAMES[kind]}"
+            made.append(
+                Curve(name, list(t["tau"]), list(t[f"{column}_floor"]), None, None, FLOORS[kind], kind == NOISED)
+            )
         return made
 
-    mixing = []
-    for kind, name in names.items():
-        rows = domains[domains["kind"] == kind].sort_values("tau")
-        mixing.append(Curve(name, list(rows["tau"]), list(rows["mixing"]), colour=shades[kind], dashed=kind == NOISED))
-    pair = _first_pair(study, INVERTED)
+    pair = of_pair[INVERTED]
+    chance, rank = (float(pair[f"{name}_floor"].iloc[0]) for name in ("retrieval", "median_rank"))
     panels = [
-        Panel("AUC of a domain classifier", pair_curves("auc", bands=True), {"nothing to tell": 0.5}),
-        Panel("mixing of neighbours", mixing, {"mixed": 1.0}),
-        Panel("sliced W2", pair_curves("sliced_w2")),
-        Panel("MMD², unbiased", pair_curves("mmd")),
-        Panel("same view found, top 1", pair_curves("retrieval"), {"chance": float(pair["chance"].iloc[0])}),
-        Panel("median rank of the same view", pair_curves("median_rank"), log_y=True),
+        Panel("AUC of a domain classifier", curves(of_pair, "auc"), {NOTHING: 0.5}),
+        Panel("mixing of neighbours", curves(of_all, "mixing", floors=True)),
+        Panel("sliced W2 [latent units]", curves(of_pair, "sliced_w2", floors=True)),
+        Panel("MMD², unbiased", curves(of_pair, "mmd", floors=True)),
+        Panel("same view found, top 1", curves(of_pair, "retrieval"), {NOTHING: chance}),
+        Panel("median rank of the same view", curves(of_pair, "median_rank"), {NOTHING: rank}, log_y=True),
     ]
-    names_of = f"{pair['first'].iloc[0]} and {pair['second'].iloc[0]}"
-    n = f"{names_of}; mixing: all domains; n = {int(pair['views'].iloc[0])} views a domain, AUC with 95 % over heads"
-    caption = f"Numbers of a shared manifold against τ, of inverted and of merely noised latents, {n}; {footer}."
-    return caption, fig_panels(panels, title="How shared is z_τ?", footer=f"{n}; {footer}")
+    n = (
+        f"{pair['first'].iloc[0]} and {pair['second'].iloc[0]}, mixing of all domains; {_counted(pair)}; "
+        "no view in two sets, retrieval apart; bands: 95 % over heads"
+    )
+    figure = fig_panels(panels, title="How shared is z_τ?", footer=f"{n}; {footer}", width=WIDTH / 3)
+    caption = f"Numbers of a shared manifold against τ, of inverted and of merely noised latents; {n}; {footer}."
+    return caption, figure
 
 
 def spectrum_figure(study: Path, footer: str, taus: tuple[float, ...] = (0.02, 0.1, 0.3)) -> tuple[str, Figure]:
     """Caption and figure: radial power of z_tau over that of merely noised data, domain by domain."""
-    spectra = pd.read_csv(study / "spectra.csv")
+    spectra, n = pd.read_csv(study / "spectra.csv"), _counted(_pairs(study))
     there = sorted(spectra["tau"].unique())
     panels = []
     for tau in dict.fromkeys(min(there, key=lambda t: abs(t - wanted)) for wanted in taus):
@@ -94,29 +113,47 @@ def spectrum_figure(study: Path, footer: str, taus: tuple[float, ...] = (0.02, 0
             shade = DOMAIN_COLOURS.get(str(domain), "")
             curves.append(Curve(str(domain), list(ratio.index), list(ratio), colour=shade))
         label = "power of z_τ / noised data's"
-        xlabel = "spatial frequency [cycles/latent pixel]"
+        xlabel = "frequency [cycles/latent pixel]"
         panels.append(
             Panel(label, curves, {"theory": 1.0}, title=f"τ = {tau:g}", xlabel=xlabel, x="linear", limits=(0.0, 1.5))
         )
-    caption = f"Radial power spectrum of inverted latents over that of merely noised ones, unseen heads; {footer}."
-    return caption, fig_panels(panels, title="What is missing in z_τ: its spectrum against theory", footer=footer)
+    caption = f"Radial power of inverted latents over that of merely noised ones, ratio of means; {n}; {footer}."
+    title = "What is missing in z_τ: its spectrum against theory"
+    return caption, fig_panels(panels, title=title, footer=f"{n}; {footer}", width=WIDTH / 3)
 
 
 def sharing_table(study: Path) -> pd.DataFrame:
-    """All pairs compared, every tau, inverted beside merely noised."""
+    """All pairs compared, every tau, inverted beside merely noised, with intervals over heads and floors."""
     table = _pairs(study)
     rows = []
     for key, group in table.groupby(["first", "second", "tau"], sort=False):
         (first, second, tau), by = cast(tuple[str, str, float], key), group.set_index("kind")
         row: dict[str, Any] = {"domains": f"{first}, {second}", "τ": f"{tau:g}"}
-        for kind, name in ((INVERTED, "z_τ"), (NOISED, "noised")):
-            auc, low, high = (float(by[column].loc[kind]) for column in ("auc", "auc_low", "auc_high"))
-            row[f"AUC, {name}"] = f"{auc:.2f} [{low:.2f}, {high:.2f}]"
-        for kind, name in ((INVERTED, "z_τ"), (NOISED, "noised")):
-            row[f"sliced W2, {name}"] = f"{float(by['sliced_w2'].loc[kind]):.3f}"
-            row[f"retrieval, {name}"] = f"{float(by['retrieval'].loc[kind]):.2f}"
+        for column, name, digits in TABLED:
+            for kind, label in SHORT.items():
+                row[f"{name}, {label}"] = _with_interval(by.loc[kind], column, digits)
+                if column in DISTANCES:
+                    row[f"{name}, {label}, floor"] = f"{float(by.loc[kind, f'{column}_floor']):.{digits}f}"
+        rows.append(row | {"chance": f"{float(by['retrieval_floor'].iloc[0]):.3f}", "n": int(by["views"].iloc[0])})
+    return pd.DataFrame(rows)
+
+
+def mixing_table(study: Path) -> pd.DataFrame:
+    """Mixing of all domains at every tau, inverted beside merely noised."""
+    rows = []
+    for tau, group in pd.read_csv(study / "domains.csv").groupby("tau"):
+        row, by = {"τ": f"{tau:g}"}, group.set_index("kind")
+        for kind, label in SHORT.items():
+            row[f"mixing, {label}"] = _with_interval(by.loc[kind], "mixing", 2)
+            row[f"mixing, {label}, floor"] = f"{float(by.loc[kind, 'mixing_floor']):.2f}"
         rows.append(row | {"n": int(by["views"].iloc[0])})
     return pd.DataFrame(rows)
+
+
+def _with_interval(row: pd.Series, column: str, digits: int) -> str:
+    value, low, high = (float(row[f"{column}{end}"]) for end in ("", "_low", "_high"))
+    interval = f"[{low:.{digits}f}, {high:.{digits}f}]" if low <= high else "[too few heads]"
+    return f"{value:.{digits}f} {interval}"
 
 
 def _swap(study: Path) -> pd.DataFrame:
@@ -125,17 +162,24 @@ def _swap(study: Path) -> pd.DataFrame:
 
 def swap_table(study: Path) -> pd.DataFrame:
     """PSNR to the truth of the target decoded from its own z_tau and from the source's, and the price of the swap."""
-    table = _swap(study)
     rows = []
-    for tau, group in table.groupby("tau"):
-        own, other = (group[group["method"] == whose].sort_values("view") for whose in ("own", "other"))
+    for tau, group in _swap(study).groupby("tau"):
+        own, other = _own_and_other(group)
         row: dict[str, Any] = {"τ": f"{tau:g}"}
-        for name, some in (("own z_τ", own), ("the source's z_τ", other)):
-            row[f"PSNR from {name} [dB]"] = str(hierarchical_interval(some["psnr_clean"].to_numpy(), some))
-        gap = own["psnr_clean"].to_numpy() - other["psnr_clean"].to_numpy()
-        row["own minus source's [dB]"] = str(hierarchical_interval(gap, own))
-        rows.append(row | {"n": len(own)})
+        for name, values in (("own z_τ", own), ("the source's z_τ", other)):
+            row[f"PSNR from {name} [dB]"] = str(over_heads(values["psnr_clean"], values["head"]))
+        gap = own["psnr_clean"] - other["psnr_clean"]
+        row["own minus source's [dB]"] = str(over_heads(gap, own["head"]))
+        rows.append(row | {"n": len(own), "heads": own["head"].nunique()})
     return pd.DataFrame(rows)
+
+
+def _own_and_other(group: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scores of both decodings at one tau, by view, so that they are of the same views."""
+    own, other = (group[group["method"] == whose].set_index("view").sort_index() for whose in ("own", "other"))
+    if not own.index.equals(other.index):
+        raise DataError("The swap test needs both decodings of the same views; make the stage `manifold` again.")
+    return own, other
 
 
 def manifold_findings(study: Path) -> list[dict[str, Any]]:
@@ -145,35 +189,30 @@ def manifold_findings(study: Path) -> list[dict[str, Any]]:
         ("shared_auc_z", INVERTED, "AUC of a domain classifier on inverted z_τ"),
         ("shared_auc_noised", NOISED, "the same on merely noised data"),
     ):
-        table = _first_pair(study, kind)
-        row = table.iloc[(table["tau"] - PUBLISHED_TAU).abs().argmin()]
+        row = _nearest(_first_pair(study, kind), PUBLISHED_TAU)
         found.append(
             stated(name, row["auc"], f"{text} at τ = {row['tau']:g}", low=row["auc_low"], high=row["auc_high"],
-                   n=int(row["n"]), figure="05_sharing")
+                   n=int(row["n"]), heads=int(row["heads"]), figure="05_sharing")
         )  # fmt: skip
     for name, kind, text in (
         ("retrieval_inverted", INVERTED, "same view found across domains, inverted z_τ"),
         ("retrieval_fresh", NOISED, "the same with fresh noise"),
     ):
-        table = _first_pair(study, kind)
-        row = table.iloc[(table["tau"] - 0.05).abs().argmin()]
-        n, share = int(row["views"]), float(row["retrieval"])
-        low, high = _wilson(share, n)
-        text = f"{text}, top 1 at τ = {row['tau']:g}, chance {row['chance']:.3f}"
-        found.append(stated(name, share, text, low=low, high=high, n=n, figure="05_sharing"))
+        row = _nearest(_first_pair(study, kind), RETRIEVED_TAU)
+        text = f"{text}, top 1 at τ = {row['tau']:g}, chance {row['retrieval_floor']:.3f}"
+        found.append(
+            stated(name, row["retrieval"], text, low=row["retrieval_low"], high=row["retrieval_high"],
+                   n=int(row["views"]), heads=int(row["heads"]), figure="05_sharing")
+        )  # fmt: skip
     swap = _swap(study)
-    tau = swap["tau"].iloc[(swap["tau"] - PUBLISHED_TAU).abs().argmin()]
-    here = swap[swap["tau"] == tau]
-    own, other = (here[here["method"] == whose].sort_values("view") for whose in ("own", "other"))
-    gap = own["psnr_clean"].to_numpy() - other["psnr_clean"].to_numpy()
+    tau = _nearest(swap, PUBLISHED_TAU)["tau"]
+    own, other = _own_and_other(swap[swap["tau"] == tau])
+    gap = own["psnr_clean"] - other["psnr_clean"]
     text = f"PSNR of the target decoded from its own z_τ minus from the source's, τ = {tau:g}"
     found.append(measured("swap_gain", gap, own["head"], text, unit="dB", figure="05_swap"))
     return found
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion; views as if independent, said in the notebook."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(round(share * n), n, method="wilson")
-    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+def _nearest(table: pd.DataFrame, tau: float) -> pd.Series:
+    """The first row whose tau is nearest."""
+    return table.iloc[int((table["tau"] - tau).abs().argmin())]
