@@ -1,13 +1,11 @@
 """Metrics against independent implementations and closed forms."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from medshift.errors import ParameterError
-from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.metrics.physics import eroded, high_pass_std, radial_power_spectrum
 from medshift.metrics.structure import psnr, ssim
 
@@ -90,33 +88,39 @@ def test_power_spectrum_of_white_noise_is_flat_and_has_its_variance() -> None:
     np.testing.assert_allclose(power.mean(0)[1:].numpy(), 0.25, rtol=0.08)
 
 
-def clustered(rng: np.random.Generator, heads: int = 6, views: int = 20) -> tuple[np.ndarray, pd.DataFrame]:
-    head = np.repeat(np.arange(heads), views)
-    values = rng.normal(size=heads)[head] + 0.3 * rng.normal(size=heads * views)
-    return values, pd.DataFrame({"head": head, "region": np.tile(np.arange(4), heads * views // 4)})
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_an_images_metric_knows_neither_its_batch_nor_its_place(metric) -> None:
+    a, b = images(5)
+    mask = torch.ones_like(a, dtype=torch.bool)
+    mask[2:, :, 30:] = False
+    together, order = metric(a, b, mask), torch.tensor([3, 0, 4, 2, 1])
+    torch.testing.assert_close(metric(a[order], b[order], mask[order]), together[order], rtol=1e-5, atol=1e-6)
+    for size in (1, 2, 4):
+        parts = [metric(*part) for part in zip(*(x.split(size) for x in (a, b, mask)), strict=True)]
+        torch.testing.assert_close(torch.cat(parts), together, rtol=1e-5, atol=1e-6)
 
 
-def test_intervals_over_heads_are_wider_than_intervals_over_views() -> None:
-    values, table = clustered(np.random.default_rng(0))
-    over_heads = hierarchical_interval(values, table)
-    single = hierarchical_interval(values, table.assign(head=np.arange(len(table))), levels=("head",))
-    assert over_heads.high - over_heads.low > 3 * (single.high - single.low)
-    assert over_heads.low < over_heads.mean < over_heads.high
+def test_ssim_of_images_smaller_than_its_window_is_refused() -> None:
+    a, b = images()
+    with pytest.raises(ParameterError, match="smaller than SSIM's window of 11"):
+        ssim(a[..., :10], b[..., :10])
+    assert torch.isfinite(ssim(a[..., :11, :11], b[..., :11, :11])).all()
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    covered = 0
-    for seed in range(120):
-        values, table = clustered(rng, heads=20, views=8)
-        interval = hierarchical_interval(values, table, draws=400, seed=seed)
-        covered += interval.low <= 0 <= interval.high
-    assert 0.85 <= covered / 120 <= 0.99
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_images_on_another_scale_are_refused_and_an_overshoot_is_judged(metric) -> None:
+    a, b = images()
+    with pytest.raises(ParameterError, match="reference reaches"):
+        metric(a, a * 2)
+    with pytest.raises(ParameterError, match="image reaches"):
+        metric((a + 1) * 127.5, a)
+    assert torch.isfinite(metric(3 * b, a)).all()
 
 
-def test_interval_refuses_one_head_and_missing_values() -> None:
-    table = pd.DataFrame({"head": [1, 1], "region": ["a", "b"]})
-    with pytest.raises(ParameterError, match="at least two"):
-        hierarchical_interval(np.array([1.0, 2.0]), table)
-    with pytest.raises(ParameterError, match="finite"):
-        hierarchical_interval(np.array([1.0, np.nan]), table.assign(head=[1, 2]))
+def test_a_pixel_behind_the_collimator_is_on_no_scale() -> None:
+    a, b = images()
+    mask = torch.ones_like(a, dtype=torch.bool)
+    mask[..., :12, :] = False
+    wild = b.clone()
+    wild[..., :4, :] = 255.0
+    torch.testing.assert_close(psnr(wild, a, mask), psnr(b, a, mask))
