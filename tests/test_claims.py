@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from medshift.errors import DataError, ParameterError
 from medshift.repro.claims import (
@@ -17,13 +18,12 @@ from medshift.repro.claims import (
     VERDICTS,
     Claim,
     Finding,
-    claims_markdown,
     findings_of,
-    judge,
     load_claims,
     published_findings,
     read_findings,
 )
+from medshift.repro.ledger import claims_markdown, error_of, judge, linked, said
 
 LEDGER = Path(__file__).resolve().parents[1] / "notebooks" / "claims.yaml"
 
@@ -67,6 +67,8 @@ def test_published_numbers_decide_their_claims() -> None:
         "published_tau_realism": "fails",
         "published_tau_structure": "holds",
         "five_dosage_levels": "fails",
+        "cdtsde_gains_follow": "holds",
+        "cdtsde_released_ends": "fails",
         "ranks_of_two_metrics": "holds",
         "order_depends_on_aggregation": "holds",
         "first_under_most_weightings": "holds",
@@ -82,29 +84,35 @@ def test_every_published_finding_has_a_claim() -> None:
     assert {row["finding"] for row in published_findings()} <= used
 
 
-def test_every_claim_can_hold_and_can_fail_and_never_does_both() -> None:
-    claims = [one for one in load_claims(LEDGER) if one.expressions]
-    near: dict[str, set[float]] = {}
-    for one in claims:
-        numbers = [
-            n.value for e in one.expressions for n in ast.walk(ast.parse(e.strip())) if isinstance(n, ast.Constant)
-        ]
-        for name in one.needs:
-            near.setdefault(name, {0.0}).update(numbers)
+def drawn(one: Claim, rng: np.random.Generator) -> dict[str, Finding]:
+    """Findings near the numbers of a claim's rules; every second time those compared with each other share a value."""
+    trees = [ast.parse(e.strip()) for e in one.expressions]
+    numbers = [n.value for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    centres = sorted({0.0, *numbers, *(-n for n in numbers), float(np.mean(numbers or [0.0]))})
+    shared = {name: name for name in one.needs}
+    for node in (n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Compare)):
+        together = {shared[n.id] for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in shared}
+        shared = {name: min(together) if kept in together else kept for name, kept in shared.items()}
+    alone, values = rng.random() < 0.5, {}
+    found: dict[str, Finding] = {}
+    for name in one.needs:
+        key = name if alone else shared[name]
+        if key not in values:
+            values[key] = float(rng.choice(centres) + rng.choice([-1, 0, 1]) * rng.choice([0.02, 1.0]))
+        reach, p = float(rng.choice([0.0, 0.01, 0.5])), float(rng.choice([1e-4, 0.6]))
+        n = max(1, round(abs(values[key])))
+        found |= finding(name, values[key], low=values[key] - reach, high=values[key] + reach, n=n, p=p)
+    return found
+
+
+@pytest.mark.parametrize("one", [pytest.param(c, id=c.id) for c in load_claims(LEDGER) if c.expressions])
+def test_every_claim_can_hold_and_can_fail_and_never_does_both(one: Claim) -> None:
     rng, seen = np.random.default_rng(0), set()
-    everything = {(one.id, v) for one in claims for v in ("holds", "fails")}
-    for draw in range(600):
-        found = {}
-        for name, centres in near.items():
-            value = rng.choice(sorted(centres)) + rng.choice([-1, 0, 1]) * rng.choice([0.02, 1.0])
-            reach = rng.choice([0.0, 0.01, 0.5])
-            found |= finding(name, float(value), low=float(value - reach), high=float(value + reach), n=9,
-                             p=float(rng.choice([1e-4, 0.6])))  # fmt: skip
-        table = judge(claims, found)  # refuses a claim that both holds and fails
-        seen |= set(zip(table["id"], table["verdict"], strict=True))
-        if draw >= 100 and everything <= seen:
+    for _ in range(6000):
+        seen.add(said(one, drawn(one, rng)))  # refuses a claim that both holds and fails
+        if {"holds", "fails"} <= seen:
             break
-    assert everything - seen == set()
+    assert {"holds", "fails"} <= seen
 
 
 # ---- verdicts ----------------------------------------------------------------------------------------------------
@@ -152,6 +160,58 @@ def test_p_is_adjusted_within_the_family_as_declared() -> None:
     assert "p = 0.06 (Holm over 2)" in judge(both, x | y)["measured"][0]
     # Adjustment is for the expressions; the findings stay as they were.
     assert x["x"].p == 0.03
+
+
+@pytest.mark.parametrize("heads", [4, 8, None])
+def test_an_interval_enters_its_family_with_the_p_of_its_threshold(heads: int | None) -> None:
+    """Against Student's test itself: twice the one-sided p of the threshold that the interval has to clear."""
+    value, error, threshold = 1.0, 0.3, 0.2
+    spread = stats.t(heads - 1) if heads else stats.norm
+    reach = error * spread.ppf(0.975)
+    x = finding(value=value, low=value - reach, high=value + reach, heads=heads)
+    above = claim(holds="x.low > 0.2", fails="x.high < 0.2")
+    expected = 2 * spread.sf((value - threshold) / error)
+    found = error_of(above, x)
+    if expected < 0.05:
+        assert found == pytest.approx(expected, rel=2e-3)
+    else:
+        assert found == 1.0
+    below = claim(holds="x.low > 1.8", fails="x.high < 1.8")
+    assert error_of(below, x) == pytest.approx(found), "a claim that fails is as certain as one that holds"
+
+
+def test_where_all_intervals_must_clear_their_thresholds_the_worst_counts() -> None:
+    x, y = finding("x", 1.0, low=0.4, high=1.6, heads=8), finding("y", 1.0, low=0.1, high=1.9, heads=8)
+    both = claim(needs=["x", "y"], holds="min(x.low, y.low) > 0", fails="max(x.high, y.high) < 0")
+    assert error_of(both, x | y) == pytest.approx(
+        error_of(claim(needs=["y"], holds="y.low > 0", fails="y.high < 0"), y)
+    )
+
+
+def test_an_interval_that_decides_alone_may_not_decide_in_its_family() -> None:
+    clear, close = {"low": 0.5, "high": 1.5, "heads": 8}, {"low": 0.05, "high": 1.95, "heads": 8}
+    rules = {"holds": "y.low > 0", "fails": "y.high < 0", "needs": ["y"]}
+    claims = [claim(family="f"), claim(id="two", family="f", **rules)]
+    x, y = finding("x", **clear), finding("y", **close)
+    assert judge([claims[1]], y)["verdict"].tolist() == ["holds"]
+    table = judge(claims, x | y)
+    assert table["verdict"].tolist() == ["holds", "holds"], "Holm steps down: the last is tested at 5 % itself"
+    third = claim(id="three", family="f", needs=["z"], holds="z.low > 0", fails="z.high < 0")
+    table = judge([*claims, third], x | y | finding("z", **close))
+    assert table["verdict"].tolist() == ["holds", "undecided", "undecided"]
+    assert "Holm over 3" in table["measured"][1] and table.attrs["families"] == {"f": 3}
+    assert judge([claim(), *claims[1:]], x | y).attrs["outside"] == 1
+    # One that uses a p and one that rests on an interval share a family.
+    mixed = [by_p("one", "w"), claims[1]]
+    assert judge(mixed, y | finding("w", p=0.04))["verdict"].tolist() == ["undecided", "undecided"]
+    assert judge(mixed, y)["verdict"].tolist() == ["not yet run", "undecided"], "what is missing counts as 1"
+
+
+def test_figures_that_are_there_become_links(tmp_path: Path) -> None:
+    for name in ("04_a.png", "04_a.md", "04_b.md"):
+        (tmp_path / name).touch()
+    assert linked("04_a, 04_b, 04_c", tmp_path) == "[04_a](04_a.png), [04_b](04_b.md), 04_c"
+    assert linked("04_a", None) == "04_a" and linked("", tmp_path) == ""
 
 
 def test_a_ledger_that_says_yes_and_no_is_refused() -> None:
@@ -208,8 +268,8 @@ def test_a_good_ledger_loads(tmp_path: Path) -> None:
         (GOOD + "    not_yet: later\n    not_comparable: other\n", "give either both of `holds` and `fails`"),
         (GOOD + "    needs: [x]\n    not_yet: later\n", "`needs` lists 'x'"),
         (GOOD + "    needs: [x]\n    holds: x.low > 0\n", "a claim that cannot fail"),
-        (GOOD + RULES + "    family: f\n", "names a `family` exactly where"),
-        (GOOD + RULES.replace("x.low > 0", "x.low > 0 and x.p < 0.05"), "names a `family` exactly where"),
+        (GOOD + RULES.replace("low", "value").replace("high", "value") + "    family: f\n", "this one uses neither"),
+        (GOOD + RULES.replace("x.low > 0", "x.low > 0 and x.p < 0.05"), "names its `family`"),
         (GOOD.replace("MedShift", "MedShft") + RULES, "paper: Input should be"),
         (GOOD.replace("x is positive", "''") + RULES, "text: "),
         (GOOD.replace("id: one", "id: One claim") + RULES, "id: "),
@@ -345,10 +405,10 @@ def test_markdown_counts_and_groups_and_escapes() -> None:
     assert text.index("## MedShift") < text.index("x is positive") < text.index("## companion") < text.index(r"a\|b c")
     for line in lines:
         if line.startswith("|"):
-            assert line.replace(r"\|", "").count("|") in (len(VERDICTS) + 2, 6)
+            assert line.replace(r"\|", "").count("|") in (len(VERDICTS) + 2, 7)
 
 
 def test_nothing_here_imports_torch() -> None:
-    modules = "medshift.repro.claims, medshift.published, medshift.metrics.ranking, medshift.metrics.verdicts"
+    modules = "medshift.repro.ledger, medshift.published, medshift.metrics.ranking, medshift.metrics.verdicts"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=250).returncode == 0

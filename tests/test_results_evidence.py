@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from medshift.results import realism, rules, snr, solvers
-from medshift.results.findings import COLUMNS, measured, stated
+from medshift.errors import ParameterError
+from medshift.results import prediction, realism, rules, snr, solvers
+from medshift.results.findings import COLUMNS, left_out, measured, over_heads, stated
 from medshift.rules import log_odds
 from medshift.stages.prediction import TRAINING, UNSEEN
 from medshift.stages.sweep import MEDSHIFT
@@ -61,6 +62,7 @@ def test_a_finding_of_views_counts_heads_and_leaves_out_what_was_not_measured() 
     assert set(row) == set(COLUMNS) == set(stated("gain", 1.0, "text"))
     assert row["value"] == pytest.approx(2.5) and row["n"] == 4 and row["low"] < 2.5 < row["high"]
     assert row["p"] > 0.05, "two heads of 2 and 3 settle nothing"
+    assert row["heads"] == 2
     same = measured("regret", [0.0, 0.0, 0.0], [0, 1, 1], "text")
     assert (same["low"], same["value"], same["high"], same["p"], same["n"]) == (0, 0, 0, 1.0, 3)
 
@@ -79,6 +81,11 @@ def test_the_auc_rule_finds_the_tau_that_noise_decides_and_constants_do_not(tmp_
     found = {row["finding"]: row for row in rules.rules_findings(learning, testing)}
     assert set(found) == set(rules.FINDINGS.values()) and found["regret_cycle"]["low"] > 0
     shown = rules.rules_table(learning, testing)
+    told = shown[shown["rule"] == rules.CYCLE]["regret, other pairs and phantoms [dB]"].iloc[0]
+    cycle = found["regret_cycle"]
+    assert told == f"{cycle['value']:.2f} [{cycle['low']:.2f}, {cycle['high']:.2f}]", (
+        "table and ledger say one interval"
+    )
     assert len(shown) == len(rules.RULES) + 1 and "0.01, 0.12" in shown.iloc[-1].tolist()
 
 
@@ -87,16 +94,52 @@ def test_a_rule_without_the_truth_does_not_see_it(tmp_path: Path) -> None:
     assert rules.choices(one, 0.6, 0.02) == rules.choices(other, 0.6, 0.02)
 
 
+def test_a_jackknife_of_a_mean_of_equal_heads_is_the_t_interval() -> None:
+    values, heads = np.random.default_rng(0).normal(2, 1, 24), np.arange(24) % 6
+    found = left_out(lambda head: float(values[heads != head].mean()), heads)
+    expected = over_heads(values, heads)
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert np.isnan(left_out(lambda head: 1.0, [0, 1]).low)
+    assert stated("x", 1.0, "text", low=float("nan"), high=float("nan"))["low"] is None
+
+
+def test_curves_that_are_one_up_to_the_spread_collapse_on_the_axis_that_knows_it(tmp_path: Path) -> None:
+    """Twice the spread and half the odds: as one curve against their product, apart against tau."""
+    settings = []
+    for name, odds, spread in (("a", 0.02, 5.0), ("b", 0.04, 5.0 * 0.02 / 0.98 / (0.04 / 0.96))):
+        folder = predicted(tmp_path / f"{name}-p", odds)
+        (folder / "spread.json").write_text(json.dumps({"spread": spread, "half_shift_tau": 0.1}))
+        settings.append(snr.Setting(judged(tmp_path / name, odds), folder))
+    plain, scaled = snr.collapse(settings)
+    assert scaled < 0.2 * plain and plain > 0.5
+    found = {row["finding"]: row for row in snr.snr_findings(dict(zip(("full", "half"), settings, strict=True)))}
+    assert found["collapse_gain"]["value"] == pytest.approx(plain - scaled) and found["collapse_gain"]["low"] > 0
+
+
+def test_the_spread_of_curves_is_that_of_their_distance() -> None:
+    one = pd.Series([0.0, -2.0], index=[0.0, 1.0])
+    assert snr.spread_of_curves([one, one]) == 0
+    assert snr.spread_of_curves([one, one + 2]) == pytest.approx(2**0.5), "standard deviation of 0 and 2"
+    with pytest.raises(ParameterError, match="in common"):
+        snr.spread_of_curves([one, one.set_axis([3.0, 4.0])])
+
+
 @pytest.mark.parametrize(("full", "half"), [(0.02, 0.04), (0.03, 0.03)])
 def test_the_ratio_of_odds_of_the_best_taus(tmp_path: Path, full: float, half: float) -> None:
     settings = [
         snr.Setting(judged(tmp_path / name, best), predicted(tmp_path / f"{name}-p", best))
         for name, best in (("full", full), ("half", half))
     ]
-    found = {row["finding"]: row for row in snr.snr_findings(*settings)}
+    every = dict(zip(("full", "half", "coarse"), (*settings, settings[0]), strict=True))
+    found = {row["finding"]: row for row in snr.snr_findings(every)}
     ratio = log_odds([half])[0] - log_odds([full])[0]
     assert np.log(found["snr_odds_ratio"]["value"]) == pytest.approx(ratio, abs=1e-6)
     assert log_odds([found["tau_half_auc6"]["value"]])[0] == pytest.approx(log_odds([full])[0], abs=1e-6)
+    # Noise and classify names the very taus that are best, so it is off by nothing, and says the same ratio.
+    assert np.log(found["snr_predicted_ratio"]["value"]) == pytest.approx(ratio, abs=1e-6)
+    for name in every:
+        assert found[f"snr_off_{name}"]["value"] == pytest.approx(1, abs=1e-6)
+        assert found[f"snr_off_{name}"]["low"] < 1 < found[f"snr_off_{name}"]["high"]
     table = snr.snr_table({"a": settings[0]})
     assert table["spread s_Δ"].tolist() == [5.0]
 
@@ -114,7 +157,7 @@ def test_the_nearest_evaluated_tau() -> None:
 
 
 def test_the_law_identity_holds_to_four_digits() -> None:
-    table = realism.law_table()
+    table = prediction.law_table()
     left, right = (table[c].to_numpy() for c in table.columns[1:])
     np.testing.assert_allclose(left, right, rtol=1e-4)
     assert (left > 1e-3).all() and (np.diff(left) > 0).all()

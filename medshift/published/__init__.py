@@ -1,4 +1,4 @@
-"""What MedShift's authors printed, and what follows from these numbers alone: no image is read, nothing is trained.
+"""What the papers' authors printed, and what follows from these numbers alone: no image is read, nothing is trained.
 
 Table 1 (image translation on X-DigiSkull) and the sizes of the models are as on the paper's project page
 (caetas.github.io, medshift.html; arXiv 2508.21435). `published_findings` decides with them the claims that need no
@@ -21,6 +21,10 @@ SIZE_MB, DIFFUSION_SIZE_MB = 1539.5, 7157.7
 PIXELS, VAE_FACTOR = 780, 8  # the factor of Stable Diffusion's VAE, which the authors' earlier code uses
 REAL_DOSE_LEVELS = 3  # of the project page's text; its figure has 2 synthetic and 3 real classes
 HEADLINE = "MedShift tau=0.3"
+# CDTSDE (arXiv 2601.18623), results on PSCDE: the linear schedule and the learnt one; and the last line of the released
+# field network, a sigmoid of 6 f - 3.
+CDTSDE_DICE, CDTSDE_HAUSDORFF = (0.46, 0.488), (59.53, 39.87)
+RELEASED_FIELD = (6.0, -3.0)
 
 
 def table1() -> pd.DataFrame:
@@ -47,7 +51,7 @@ def published_findings() -> list[dict[str, Any]]:
 
     Keys: finding, value, low, high, n, p (empty), unit, figure (empty), text.
     """
-    return [*_of_ranks(), *_of_the_headline(), *_of_all_rows(), *_of_the_setting()]
+    return [*_of_ranks(), *_of_the_headline(), *_of_all_rows(), *_of_the_setting(), *_of_cdtsde()]
 
 
 def _row(
@@ -141,4 +145,17 @@ def _of_the_setting() -> list[dict[str, Any]]:
         _row("dose_levels", REAL_DOSE_LEVELS, "radiation dose levels in the project page's text"),
         _row("latent_remainder", PIXELS % VAE_FACTOR, "pixels left over as 780 are divided by 8"),
         _row("sdedit_tau_gap", (stable + linear) / 2, gap, spread=abs(stable - linear) / 2),
+    ]
+
+
+def _of_cdtsde() -> list[dict[str, Any]]:
+    dice, hausdorff = (100 * (after / before - 1) for before, after in (CDTSDE_DICE, CDTSDE_HAUSDORFF))
+    slope, offset = RELEASED_FIELD
+    ends = [1 / (1 + np.exp(-(slope * f + offset))) for f in (0.0, 1.0)]
+    last = "what the released field's last sigmoid, of 6f-3, makes of"
+    return [
+        _row("cdtsde_dice_gain", dice, "gain in Dice of the learnt over the linear schedule, as printed", "%"),
+        _row("cdtsde_hausdorff_gain", hausdorff, "change of the Hausdorff distance, as printed", "%"),
+        _row("released_field_low", ends[0], f"{last} 0"),
+        _row("released_field_high", ends[1], f"{last} 1"),
     ]

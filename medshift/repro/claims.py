@@ -3,8 +3,8 @@
 ``notebooks/claims.yaml`` lists the claims. A claim is decided by two expressions over findings, ``holds`` and
 ``fails``, written before the numbers are known; where neither is true the interval does not settle it. Findings are
 rows of the files ``*_findings.csv`` that notebooks write, with the columns of `COLUMNS`. In an expression a finding
-has ``.value``, ``.low`` and ``.high`` (its 95 % interval), ``.n`` and ``.p``; p is Holm-adjusted within the claim's
-family, over all findings whose p a claim of that family uses, those not yet measured counted as 1.
+has ``.value``, ``.low`` and ``.high`` (its 95 % interval), ``.n`` and ``.p``. What the expressions say is judged in
+`medshift.repro.ledger`, which keeps the error of a whole family of claims below 5 %.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from simpleeval import SimpleEval
 
 from medshift.errors import DataError, ParameterError
-from medshift.metrics.verdicts import holm
 from medshift.published import published_findings as published_findings  # the findings that no notebook has to write
 from medshift.repro.values import read_mapping
 
 COLUMNS = ("finding", "value", "low", "high", "n", "p", "unit", "figure", "text")
+OPTIONAL = ("heads",)  # columns that a file may lack
 VERDICTS = ("holds", "fails", "undecided", "not comparable", "not yet run")
 PAPERS = ("MedShift", "CDTSDE", "companion")
 
-_NUMBERS = ("value", "low", "high", "n", "p")
-_FUNCTIONS = {"abs": abs, "min": min, "max": max}
+NUMBERS = ("value", "low", "high", "n", "p")
+FUNCTIONS = {"abs": abs, "min": min, "max": max}
 _GRAMMAR = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub),
     *(ast.Mult, ast.Div, ast.Compare, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.Call, ast.Attribute),
@@ -48,6 +47,7 @@ class Finding(BaseModel):
     low: Annotated[float | None, _Empty] = None
     high: Annotated[float | None, _Empty] = None
     n: Annotated[int | None, Field(ge=1), _Empty] = None
+    heads: Annotated[int | None, Field(ge=2), _Empty] = None  # independent units of a t interval
     p: Annotated[float | None, Field(ge=0, le=1), _Empty] = None
     unit: str = ""
     figure: str = ""
@@ -97,8 +97,10 @@ class Claim(BaseModel):
             raise ValueError(f"an expression uses {unlisted[0]!r}, which `needs` does not list")
         if unused := sorted(set(self.needs) - used):
             raise ValueError(f"`needs` lists {unused[0]!r}, which no expression uses")
-        if bool(self.tested) != bool(self.family):
-            raise ValueError("a claim names a `family` exactly where its expressions use a p")
+        if self.tested and not self.family:
+            raise ValueError("a claim whose expressions use a p names its `family`")
+        if self.family and not self.tested and not self.rests_on_intervals:
+            raise ValueError("a `family` is of claims that use a p or an interval; this one uses neither")
         return self
 
     @property
@@ -116,6 +118,11 @@ class Claim(BaseModel):
         """The findings whose p the expressions use."""
         return {name for name, number in self.used if number == "p"}
 
+    @property
+    def rests_on_intervals(self) -> bool:
+        """Whether the expressions use an end of an interval."""
+        return any(number in ("low", "high") for _, number in self.used)
+
 
 def _numbers(expression: str) -> set[tuple[str, str]]:
     try:
@@ -127,12 +134,12 @@ def _numbers(expression: str) -> set[tuple[str, str]]:
         if not isinstance(node, _GRAMMAR) or (isinstance(node, ast.Constant) and type(node.value) not in (int, float)):
             raise ValueError(f"{ast.unparse(node)!r} in {expression!r} is more than numbers and comparisons")
         if isinstance(node, ast.Call):
-            if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS or node.keywords or not node.args:
-                raise ValueError(f"{ast.unparse(node)!r} in {expression!r}: only {', '.join(_FUNCTIONS)} can be called")
+            if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords or not node.args:
+                raise ValueError(f"{ast.unparse(node)!r} in {expression!r}: only {', '.join(FUNCTIONS)} can be called")
             names += 1
         if isinstance(node, ast.Attribute):
-            if not isinstance(node.value, ast.Name) or node.attr not in _NUMBERS:
-                raise ValueError(f"{ast.unparse(node)!r} in {expression!r}: a finding has {', '.join(_NUMBERS)}")
+            if not isinstance(node.value, ast.Name) or node.attr not in NUMBERS:
+                raise ValueError(f"{ast.unparse(node)!r} in {expression!r}: a finding has {', '.join(NUMBERS)}")
             used.add((node.value.id, node.attr))
             names += 1
     if sum(isinstance(node, ast.Name) for node in ast.walk(tree)) != names:
@@ -205,7 +212,7 @@ def read_findings(folder: Path) -> dict[str, Finding]:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as a table ({error}); make it again.") from None
-        if sorted(table.columns) != sorted(COLUMNS):
+        if sorted(set(table.columns) - set(OPTIONAL)) != sorted(COLUMNS):
             raise DataError(f"{path} has the columns {', '.join(table.columns)}; expected {', '.join(COLUMNS)}.")
         here = findings_of(table.to_dict("records"), str(path))
         if both := sorted(here.keys() & found.keys()):
@@ -213,86 +220,3 @@ def read_findings(folder: Path) -> dict[str, Finding]:
         found |= here
         origin |= dict.fromkeys(here, path)
     return found
-
-
-def _adjusted(claims: Iterable[Claim], findings: Mapping[str, Finding]) -> dict[str, dict[str, float]]:
-    """Family -> finding -> Holm-adjusted p, of the families as declared: what is not measured yet counts as 1."""
-    families: dict[str, set[str]] = {}
-    for claim in claims:
-        if claim.family:
-            families.setdefault(claim.family, set()).update(claim.tested)
-    result = {}
-    for family, members in families.items():
-        names = sorted(members)
-        given = [findings[name].p if name in findings else None for name in names]
-        result[family] = dict(zip(names, holm([1.0 if p is None else p for p in given]).tolist(), strict=True))
-    return result
-
-
-def _decide(claim: Claim, findings: Mapping[str, Finding], adjusted: Mapping[str, float]) -> tuple[str, str]:
-    """Verdict and the text of what was measured."""
-    if claim.not_comparable:
-        return "not comparable", claim.not_comparable
-    if claim.not_yet:
-        return "not yet run", claim.not_yet
-    if absent := [name for name in claim.needs if name not in findings]:
-        return "not yet run", f"no finding {', '.join(absent)} yet"
-    told = {name: str(findings[name]) for name in claim.needs}
-    for name in claim.tested:
-        told[name] += f", p = {adjusted[name]:.2g} (Holm over {len(adjusted)})"
-    lacking = sorted(f"{name}.{number}" for name, number in claim.used if getattr(findings[name], number) is None)
-    if lacking:
-        return "undecided", "; ".join([*(str(findings[name]) for name in claim.needs), f"no {', '.join(lacking)}"])
-    names = {n: findings[n].model_copy(update={"p": adjusted[n]} if n in claim.tested else {}) for n in claim.needs}
-    evaluator = SimpleEval(names=names, functions=_FUNCTIONS, allowed_attrs={Finding: set(_NUMBERS)})
-    try:
-        holds, fails = (evaluator.eval(expression.strip()) for expression in claim.expressions)
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise ParameterError(f"Claim {claim.id}: an expression cannot be computed ({error}); mend it.") from None
-    measured = "; ".join(told.values())
-    if holds and fails:
-        raise ParameterError(
-            f"Claim {claim.id} both holds and fails ({measured}); its expressions must exclude each other."
-        )
-    return ("holds" if holds else "fails" if fails else "undecided"), measured
-
-
-def judge(claims: list[Claim], findings: Mapping[str, Finding]) -> pd.DataFrame:
-    """One row a claim: id, paper, claim, source, measured, verdict (one of `VERDICTS`) and figure.
-
-    ``attrs["unused"]`` names the findings that no claim needs, among them those misspelt.
-
-    Raises:
-        ParameterError: a claim both holds and fails, or its expression cannot be computed.
-    """
-    adjusted, rows = _adjusted(claims, findings), []
-    for claim in claims:
-        verdict, measured = _decide(claim, findings, adjusted.get(claim.family or "", {}))
-        figures = [findings[name].figure for name in claim.needs if name in findings]
-        figure = claim.figure or ", ".join(dict.fromkeys(filter(None, figures)))
-        rows.append((claim.id, claim.paper, claim.text, claim.source, measured, verdict, figure))
-    table = pd.DataFrame(rows, columns=["id", "paper", "claim", "source", "measured", "verdict", "figure"])
-    table.attrs["unused"] = sorted(findings.keys() - {name for claim in claims for name in claim.needs})
-    return table
-
-
-def claims_markdown(table: pd.DataFrame) -> str:
-    """The table of `judge` as Markdown: counts of verdicts, then a section a paper."""
-    counts = pd.crosstab(table["paper"], table["verdict"]).reindex(index=PAPERS, columns=VERDICTS, fill_value=0)
-    lines = [f"{len(table)} claims. p values are Holm-adjusted within families; intervals are of 95 % each.", ""]
-    lines += _markdown(
-        ["", *VERDICTS], [[paper, *map(str, row)] for paper, row in zip(PAPERS, counts.to_numpy(), strict=True)]
-    )
-    for paper in PAPERS:
-        kept = table.loc[table["paper"] == paper, ["claim", "verdict", "measured", "source", "figure"]]
-        if len(kept):
-            lines += ["", f"## {paper}", "", *_markdown(list(kept.columns), kept.to_numpy().tolist())]
-    if unused := table.attrs.get("unused"):
-        lines += ["", f"Findings that no claim uses: {', '.join(unused)}."]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    clean = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in [header, *rows]]
-    text = [f"| {' | '.join(row)} |" for row in clean]
-    return [text[0], "|" + " --- |" * len(header), *text[1:]]

@@ -60,7 +60,8 @@ def publish(profile: str, *, out_dir: str = ".") -> tuple[Path, list[str]]:
         ledger = (new / LEDGER).read_text(encoding="utf-8") if LEDGER in files else ""
     if ledger:
         link = f"Profile `{name}`; figures and tables in [{name}/]({name}/). Every rule: `notebooks/claims.yaml`."
-        (target.parent / CLAIMS).write_text(f"# Claims, one verdict each\n\n{link}\n\n{ledger}", encoding="utf-8")
+        below = ledger.replace("](", f"]({name}/")  # its links are to files beside it, and the copy lies above them
+        (target.parent / CLAIMS).write_text(f"# Claims, one verdict each\n\n{link}\n\n{below}", encoding="utf-8")
     return target, sorted(files)
 
 

@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import t as student
 
+from medshift.metrics.bootstrap import Interval
 from medshift.metrics.verdicts import head_test
 
-COLUMNS = ("finding", "value", "low", "high", "n", "p", "unit", "figure", "text")
+COLUMNS = ("finding", "value", "low", "high", "n", "heads", "p", "unit", "figure", "text")
+
+
+def over_heads(values: ArrayLike, heads: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean of the heads' means and its t interval, from one value a view; the one interval of tables and ledger.
+
+    Views without a value (NaN) are left out, and n says how many remain. Where all heads agree exactly, as rules that
+    choose one tau do, the interval is the value.
+
+    Raises:
+        ParameterError: fewer than two heads have a value.
+    """
+    values, heads = np.asarray(values, dtype=np.float64), np.asarray(heads)
+    there = np.isfinite(values)
+    means = pd.Series(values[there]).groupby(heads[there]).mean()
+    n = int(there.sum())
+    if len(means) > 1 and np.ptp(means) <= 1e-12 * np.abs(means).max():
+        value = float(means.iloc[0])
+        return Interval(value, value, value, n, len(means))
+    found = head_test(values[there], heads[there], confidence=confidence)
+    return Interval(found.mean, found.low, found.high, n, len(means))
 
 
 def measured(
     name: str, values: ArrayLike, heads: ArrayLike, text: str, *, unit: str = "", figure: str = "", null: float = 0.0
 ) -> dict[str, Any]:
-    """A mean over heads with its t interval and the p of ``null``, from one value a view.
+    """A mean over heads with the interval of `over_heads` and the two-sided p of ``null``, from one value a view.
 
-    Views without a value (NaN) are left out, and n says how many remain. Where all heads agree exactly, as rules that
-    choose one tau do, there is no spread to test: the interval is the value, and p is 1 at ``null`` and else unknown.
+    Where all heads agree exactly there is no spread to test: p is 1 at ``null`` and else unknown.
     """
     values, heads = np.asarray(values, dtype=np.float64), np.asarray(heads)
-    there = np.isfinite(values)
-    means = pd.Series(values[there]).groupby(heads[there]).mean()
-    if len(means) > 1 and np.ptp(means) <= 1e-12 * np.abs(means).max():
-        value = float(means.iloc[0])
-        row = stated(name, value, text, low=value, high=value, n=int(there.sum()), unit=unit, figure=figure)
-        return row | {"p": 1.0 if value == null else None}
-    found = head_test(values[there], heads[there], null)
-    row = {"finding": name, "value": found.mean, "low": found.low, "high": found.high, "n": int(there.sum())}
-    return row | {"p": found.p, "unit": unit, "figure": figure, "text": text}
+    found, there = over_heads(values, heads), np.isfinite(values)
+    row = stated(name, found.mean, text, low=found.low, high=found.high, n=found.n, heads=found.heads, unit=unit,
+                 figure=figure)  # fmt: skip
+    if found.low == found.high:
+        return row | {"p": 1.0 if found.mean == null else None}
+    return row | {"p": head_test(values[there], heads[there], null).p}
+
+
+def left_out(number: Callable[[Any], float], heads: ArrayLike, confidence: float = 0.95) -> Interval:
+    """A number of all heads with its jackknife t interval, each head left out in turn (Tukey 1958).
+
+    For numbers that are no mean over heads: a place of a maximum, a distance of sets. No row is drawn twice. The ends
+    are NaN with fewer than three heads, of which leaving one out leaves nothing to compare.
+
+    Args:
+        number: takes the head to leave out, None for none.
+        heads: the head of each view.
+        confidence: of the interval.
+    """
+    labels = np.asarray(heads)
+    units, value = list(dict.fromkeys(labels.tolist())), float(number(None))
+    g = len(units)
+    if g < 3:
+        return Interval(value, float("nan"), float("nan"), len(labels), g)
+    without = np.array([number(head) for head in units])
+    error = np.sqrt((g - 1) / g * ((without - without.mean()) ** 2).sum())
+    reach = float(student.ppf((1 + confidence) / 2, g - 1) * error)
+    return Interval(value, value - reach, value + reach, len(labels), g)
 
 
 def stated(
@@ -41,11 +82,16 @@ def stated(
     low: float | None = None,
     high: float | None = None,
     n: int | None = None,
+    heads: int | None = None,
     unit: str = "",
     figure: str = "",
 ) -> dict[str, Any]:
-    """A number that is no mean of views, with an interval where it has one."""
-    return {"finding": name, "value": float(value), "low": low, "high": high, "n": n, "p": None, "unit": unit} | {
-        "figure": figure,
-        "text": text,
-    }
+    """A number that is no mean of views, with an interval where it has one.
+
+    ``heads`` are the independent units of a t interval: one more than its degrees of freedom. Without them the ledger
+    takes the interval for a normal one. Ends that are NaN, as of an interval over too few heads, are left out.
+    """
+    if low is None or high is None or not (np.isfinite(low) and np.isfinite(high)):
+        low = high = None
+    row = {"finding": name, "value": float(value), "low": low, "high": high, "n": n, "heads": heads, "p": None}
+    return row | {"unit": unit, "figure": figure, "text": text}

@@ -24,5 +24,7 @@ def ranking_table(seed: int = 0) -> pd.DataFrame:
 def ranking_figure(seed: int = 0) -> tuple[str, Figure]:
     """Caption and figure: how the order changes with the aggregation."""
     table = ranking_table(seed)
+    footer = f"{len(table)} rows of {SOURCE}; shares over {DRAWS} random weightings"
     caption = f"Table 1 as printed under three aggregations of ranks, and shares of first places over {DRAWS} random "
-    return caption + f"weights of the five metrics. {SOURCE}.", fig_ranking(table, footer=SOURCE)
+    caption += f"weights of the five metrics; {len(table)} rows, printed numbers without intervals. {SOURCE}."
+    return caption, fig_ranking(table, footer=footer)

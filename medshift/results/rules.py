@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from medshift.metrics.bootstrap import hierarchical_interval
-from medshift.results.findings import measured
+from medshift.results.findings import measured, over_heads
 from medshift.results.realism import highest, nearest_tau, prediction_of, scores_of, sets_of
 from medshift.rules import best_rank, knee, largest_below, regret
 from medshift.stages.prediction import TRAINING
@@ -117,7 +116,7 @@ def rules_table(learning: Mapping[str, Case], testing: Mapping[str, Case]) -> pd
             row["rule"] = f"{rule} ({threshold:g})"
         for name, table in (("first two pairs", seen), ("other pairs and phantoms", unseen)):
             here = table[table["rule"] == rule]
-            row[f"regret, {name} [dB]"] = str(hierarchical_interval(here["regret"].to_numpy(), _by_case(here)))
+            row[f"regret, {name} [dB]"] = str(over_heads(here["regret"], _heads(here)))
         chosen = unseen[unseen["rule"] == rule].groupby("case", sort=False)["tau"].first()
         row["τ chosen on the others"] = ", ".join(f"{tau:g}" for tau in chosen)
         rows.append(row)
@@ -130,12 +129,10 @@ def _best(case: Case) -> float:
     return highest(_scores(case).groupby("tau")["psnr_clean"].mean())
 
 
-def _by_case(table: pd.DataFrame) -> pd.DataFrame:
-    """Heads are the outermost unit; the same head in another pair is the same head, a phantom's is its own."""
-    heads = (
-        table["head"].astype(str).where(~table["case"].str.contains("phantom"), "phantom " + table["head"].astype(str))
-    )
-    return pd.DataFrame({"head": heads, "region": table["case"] + table["region"]})
+def _heads(table: pd.DataFrame) -> pd.Series:
+    """The head of every row: the same head in another pair is the same head, a phantom's is its own."""
+    heads = table["head"].astype(str)
+    return heads.where(~table["case"].str.contains("phantom"), "phantom " + heads)
 
 
 def rules_figure(learning: Mapping[str, Case], testing: Mapping[str, Case], footer: str) -> tuple[str, Figure]:
@@ -147,16 +144,17 @@ def rules_figure(learning: Mapping[str, Case], testing: Mapping[str, Case], foot
         n[name] = len(table) // len(RULES)
         for rule in RULES:
             here = table[table["rule"] == rule]
-            found = hierarchical_interval(here["regret"].to_numpy(), _by_case(here))
+            found = over_heads(here["regret"], _heads(here))
             rows.append({"row": rule, "group": name, "mean": found.mean, "low": found.low, "high": found.high})
     views = ", ".join(f"{name}: n = {count} views" for name, count in n.items())
     figure = fig_intervals(
         pd.DataFrame(rows),
         xlabel="PSNR lost against the best τ [dB]",
         title="Which rule chooses τ without truth?",
-        footer=f"{views}; 95 % over heads; {footer}",
+        footer=f"{views}; bars: 95 % over heads; {footer}",
     )
-    return f"Regret of rules that choose τ without truth; {views}; 95 % intervals over heads; {footer}.", figure
+    caption = f"Regret of rules that choose τ without truth, means and 95 % t intervals over heads; {views}; {footer}."
+    return caption, figure
 
 
 def rules_findings(learning: Mapping[str, Case], testing: Mapping[str, Case]) -> list[dict[str, Any]]:
@@ -166,5 +164,5 @@ def rules_findings(learning: Mapping[str, Case], testing: Mapping[str, Case]) ->
     for rule, name in FINDINGS.items():
         here = table[table["rule"] == rule]
         text = f"PSNR lost against the best τ by the rule '{rule}', pairs and heads it was not chosen on"
-        found.append(measured(name, here["regret"], _by_case(here)["head"], text, unit="dB", figure="04_rules"))
+        found.append(measured(name, here["regret"], _heads(here), text, unit="dB", figure="04_rules"))
     return found

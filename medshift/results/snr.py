@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from medshift.metrics.bootstrap import hierarchical_interval
-from medshift.results.findings import stated
+from medshift.errors import ParameterError
+from medshift.results.findings import left_out, over_heads, stated
 from medshift.results.realism import highest, prediction_of, scores_of
 from medshift.rules import crossing, log_odds
 from medshift.stages.prediction import TRAINING
@@ -84,6 +86,9 @@ def snr_table(settings: Mapping[str, Setting]) -> pd.DataFrame:
                 "τ of half the shift, Gaussian": f"{spread['half_shift_tau']:.3f}",
                 f"τ at AUC {LEVEL:g} of noised data": f"{said:.3f} [{low:.3f}, {high:.3f}]",
                 "τ of the best PSNR, measured": f"{best:g}",
+                "its odds, predicted over measured": "not reached"
+                if np.isnan(said)
+                else f"{np.exp(log_odds([said])[0] - log_odds([best])[0]):.1f}",
                 f"plateau, within {WITHIN:g} dB": f"{first:g} to {last:g}",
                 "its PSNR [dB]": scores[scores["tau"] == best]["psnr_clean"].mean(),
                 "n": scores["view"].nunique(),
@@ -104,61 +109,125 @@ def snr_figure(settings: Mapping[str, Setting], footer: str) -> tuple[str, Figur
         ends = [i.low for i in intervals], [i.high for i in intervals]
         by_tau.append(Curve(name, taus, y, *ends))
         by_spread.append(Curve(name, list(np.exp(log_odds(taus)) * spread), y, *ends))
-        auc = said.set_index("tau").loc[taus, "auc"]
-        order = np.argsort(auc.to_numpy())
-        by_auc.append(Curve(name, list(auc.to_numpy()[order]), list(np.array(y)[order])))
+        auc = said.set_index("tau").loc[taus]
+        by_auc.append(Curve(name, list(auc["auc"]), y, *ends, x_low=list(auc["low"]), x_high=list(auc["high"])))
         predicted.append(Curve(name, list(said["tau"]), list(said["auc"]), list(said["low"]), list(said["high"])))
     below = "PSNR minus the best τ's [dB]"
     panels = [
         Panel(below, by_tau, title="against τ"),
         Panel(below, by_spread, title="against the SNR along the shift", xlabel="s_Δ τ / (1 − τ)", x="log"),
-        Panel(below, by_auc, title="against the noised data's AUC", xlabel="AUC, noise and classify", x="linear"),
+        Panel(below, by_auc, title="against the noised data's AUC", xlabel="AUC, noise and classify", x="linear",
+              points=True),
         Panel("AUC, noise and classify", predicted, {"level of the rule": LEVEL}, title="before any training"),
-    ]
-    n = f"n = {_scores(next(iter(settings.values())))['view'].nunique()} views each, 95 % intervals over heads"
-    title = "τ is a signal-to-noise ratio: resolutions and codecs on three axes"
+    ]  # fmt: skip
+    first = _scores(next(iter(settings.values())))
+    n = f"n = {first['view'].nunique()} views of {first['head'].nunique()} heads each; shaded and bars: 95 % over heads"
+    title = "Is τ a signal-to-noise ratio? Resolutions and codecs on three axes"
     caption = f"PSNR to the truth relative to each network's best τ, on three axes, and the prediction; {n}; {footer}."
     return caption, fig_panels(panels, title=title, footer=f"{n}; {footer}", columns=2)
 
 
 def _loss(scores: pd.DataFrame, tau: float) -> Any:
     wide = scores.pivot(index=["view", "head", "region"], columns="tau", values="psnr_clean")
-    table = wide.index.to_frame(index=False)
-    return hierarchical_interval((wide[tau] - wide[wide.mean().idxmax()]).to_numpy(), table)
+    return over_heads((wide[tau] - wide[wide.mean().idxmax()]).to_numpy(), wide.index.get_level_values("head"))
 
 
-def snr_findings(full: Setting, half: Setting) -> list[dict[str, Any]]:
-    """Odds of tau at half the side over those at the full side, for prediction (AUC) and for the measured best.
+def spread_of_curves(curves: Sequence[pd.Series]) -> float:
+    """How far curves are from being one [dB]: the root mean square of their standard deviation over a common axis.
 
-    The interval of the measured ratio is by leaving out one head at a time (jackknife), the same head on both sides.
+    Args:
+        curves: two or more; the index is the place on the axis, rising. They are compared where all of them are known.
+
+    Raises:
+        ParameterError: fewer than two curves, or none of the axis in common.
     """
-    scores = {"full": _scores(full), "half": _scores(half)}
-    heads = sorted(scores["full"]["head"].unique())
+    if len(curves) < 2:
+        raise ParameterError(f"{len(curves)} curves have no spread; give two or more.")
+    low, high = max(c.index.min() for c in curves), min(c.index.max() for c in curves)
+    if not low < high:
+        raise ParameterError(f"The curves have no part of the axis in common ({low:g} to {high:g}).")
+    axis = np.linspace(low, high, 101)
+    values = np.stack([np.interp(axis, curve.index, curve.to_numpy()) for curve in curves])
+    return float(np.sqrt((values.std(axis=0, ddof=1) ** 2).mean()))
 
-    def ratio(without: object = None) -> float:
-        peaks = {k: peak_tau(s[s["head"] != without]) for k, s in scores.items()}
-        return float(log_odds([peaks["half"]])[0] - log_odds([peaks["full"]])[0])
 
-    value, left = ratio(), np.array([ratio(head) for head in heads])
-    error = 2.0 * float(np.sqrt((len(heads) - 1) / len(heads) * ((left - left.mean()) ** 2).sum()))
-    most = float(scores["full"]["tau"].max())  # where noised data never reach the level, at least this
-    said, low, high = (most if np.isnan(tau) else tau for tau in predicted_tau(full))
-    return [
-        stated(
-            "snr_odds_ratio",
-            np.exp(value),
-            "odds of the best τ at half the pixels a side over those at the full side",
-            low=float(np.exp(value - error)),
-            high=float(np.exp(value + error)),
-            n=scores["full"]["view"].nunique(),
-            figure=FIGURE,
-        ),
-        stated(
-            "tau_half_auc6",
-            said,
-            f"τ at which noised training images are told apart with AUC {LEVEL:g}",
-            low=min(low, said),
-            high=max(high, said),
-            figure=FIGURE,
-        ),
-    ]
+def collapse(settings: Sequence[Setting], without: object = None) -> tuple[float, float]:
+    """Spread of the curves of PSNR below its best [dB], against tau in log-odds, and against log s_Δ τ / (1 - τ)."""
+    plain, scaled = [], []
+    for setting in settings:
+        scores = _scores(setting)
+        means = scores[scores["head"] != without].groupby("tau")["psnr_clean"].mean()
+        curve = pd.Series((means - means.max()).to_numpy(), index=log_odds(list(means.index)))
+        plain.append(curve)
+        scaled.append(curve.set_axis(curve.index + np.log(_spread(setting)["spread"])))
+    return spread_of_curves(plain), spread_of_curves(scaled)
+
+
+def _heads(setting: Setting) -> list[Any]:
+    return sorted(_scores(setting)["head"].unique())
+
+
+def snr_findings(settings: Mapping[str, Setting]) -> list[dict[str, Any]]:
+    """What of tau as a signal-to-noise ratio can be tested, settings: ``full``, ``half`` side, ``coarse`` codec.
+
+    The odds of the best tau at half the side over those at the full side; the same ratio of the taus that noise and
+    classify predicts; by setting, the odds predicted over the odds of the best; and the spread of the curves before
+    and after rescaling. Intervals of what is measured are by leaving out one head at a time, the same head in all
+    settings; those of predictions take the ends of the AUC's interval; both together as independent.
+    """
+    full, half = settings["full"], settings["half"]
+
+    def log_best(setting: Setting, without: object) -> float:
+        scores = _scores(setting)
+        return float(log_odds([peak_tau(scores[scores["head"] != without])])[0])
+
+    found, n = [], _scores(full)["view"].nunique()
+    odds = left_out(lambda head: log_best(half, head) - log_best(full, head), _heads(full))
+    text = "odds of the best τ at half the pixels a side over those at the full side"
+    found.append(stated("snr_odds_ratio", math.exp(odds.mean), text, low=math.exp(odds.low), high=math.exp(odds.high),
+                        n=n, heads=odds.heads, figure=FIGURE))  # fmt: skip
+    said = {name: _log_predicted(setting) for name, setting in settings.items()}
+    down, up = (
+        math.hypot(said["half"][1 + k] - said["half"][0], said["full"][2 - k] - said["full"][0]) for k in (0, 1)
+    )
+    ratio = said["half"][0] - said["full"][0]
+    text = "the same ratio as noise and classify predicts it"
+    found.append(stated("snr_predicted_ratio", math.exp(ratio), text, low=math.exp(ratio - down),
+                        high=math.exp(ratio + up), figure=FIGURE))  # fmt: skip
+    for name, setting in settings.items():
+        best = left_out(partial(log_best, setting), _heads(setting))
+        off, (middle, first, last) = said[name][0] - best.mean, said[name]
+        down, up = math.hypot(middle - first, best.high - best.mean), math.hypot(last - middle, best.mean - best.low)
+        text = f"odds of the τ that noise and classify predicts over those of the best, {name}"
+        found.append(stated(f"snr_off_{name}", math.exp(off), text, low=math.exp(off - down), high=math.exp(off + up),
+                            n=n, heads=best.heads, figure=FIGURE))  # fmt: skip
+    return [*found, *_collapse_findings(settings, n), _of_the_rule(full)]
+
+
+def _collapse_findings(settings: Mapping[str, Setting], n: int) -> list[dict[str, Any]]:
+    every = list(settings.values())
+    found = []
+    for name, text, number in (
+        ("collapse_spread_tau", "spread of the curves against τ", lambda head: collapse(every, head)[0]),
+        ("collapse_spread_snr", "spread of the curves against s_Δ τ / (1 − τ)", lambda head: collapse(every, head)[1]),
+        ("collapse_gain", "spread against τ minus against s_Δ τ / (1 − τ)",
+         lambda head: float(np.subtract(*collapse(every, head)))),
+    ):  # fmt: skip
+        got = left_out(number, _heads(every[0]))
+        found.append(stated(name, got.mean, text, low=got.low, high=got.high, n=n, heads=got.heads, unit="dB",
+                            figure=FIGURE))  # fmt: skip
+    return found
+
+
+def _log_predicted(setting: Setting) -> tuple[float, float, float]:
+    """Log-odds of the predicted tau and of the ends of its interval, in this order; where noised data never reach the
+    level, those of the largest tau."""
+    most = float(_scores(setting)["tau"].max())
+    said, low, high = (float(log_odds([most if np.isnan(t) else t])[0]) for t in predicted_tau(setting))
+    return said, min(low, said), max(high, said)
+
+
+def _of_the_rule(full: Setting) -> dict[str, Any]:
+    said, low, high = (float(1 / (1 + np.exp(-x))) for x in _log_predicted(full))
+    text = f"τ at which noised training images are told apart with AUC {LEVEL:g}"
+    return stated("tau_half_auc6", said, text, low=low, high=high, figure=FIGURE)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from scipy.stats import ttest_ind
+from torch import Tensor
 
+from medshift.data.domains import EvaluationSet
 from medshift.data.views import FIELD_OF_VIEW
 from medshift.evaluate import FAILURE_DB, TWIN, headroom, summary
-from medshift.results.findings import stated
-from medshift.tradeoff import HEUN, spread_over_views
+from medshift.metrics.physics import radial_power_spectrum
+from medshift.results.findings import over_heads, stated
+from medshift.results.realism import nearest_tau
+from medshift.stages.sweep import MEDSHIFT, load_sweep
+from medshift.tradeoff import HEUN, PUBLISHED, spread_over_views
+from medshift.viz.evidence import Curve, Panel, fig_panels
 from medshift.viz.images import fig_grid
-from medshift.viz.tradeoff import fig_spectra, fig_tradeoff
+from medshift.viz.tradeoff import fig_tradeoff
 
 
 def _read(study: Path, name: str) -> pd.DataFrame:
@@ -70,17 +77,19 @@ def tradeoff_figures(study: Path, footer: str) -> Iterator[tuple[str, str, Figur
     sweep = _read(study, "sweep")
     if "role" not in sweep:
         table, pair = spread_over_views(sweep), f"{sweep['source'].iloc[0]} → {sweep['target'].iloc[0]}"
-        note = f"n = {sweep['view'].nunique()} test images, 95 % intervals over images; {footer}"
+        note = f"n = {sweep['view'].nunique()} test images; shaded: 95 % over images; {footer}"
         yield "tradeoff", pair, fig_tradeoff(table, pd.DataFrame({"method": []}), title=pair, footer=note)
         return
     chosen = json.loads((study / "chosen.json").read_text())
-    floors = summary(_read(study, "floors"), ["source", "target", "role", "method"])
+    floors = _read(study, "floors")
     for (source, target, role), rows in sweep.groupby(["source", "target", "role"], sort=False):
-        here = floors[(floors["source"] == source) & (floors["role"] == role)]
+        lines = floors[(floors["source"] == source) & (floors["role"] == role)]
+        # Both studies take the first views of a role; on the same ones tau = 1 and doing nothing agree.
+        here = summary(lines[lines["view"].isin(rows["view"].unique())], ["method"])
         table = summary(rows, ["solver", "tau"])
         tau = chosen[f"{source} > {target} | {HEUN}"]
         n, heads = int(table["n"].iloc[0]), int(table["heads"].iloc[0])
-        note = f"curves: n = {n} views of {heads} heads; lines: n = {int(here['n'].iloc[0])}; {footer}"
+        note = f"n = {n} views of {heads} heads, curves and lines; shaded: 95 % over heads; {footer}"
         figure = fig_tradeoff(table, here, title=f"{role}: {source} → {target}", chosen=tau, footer=note)
         caption = f"Agreement with source and truth against τ on {role}, {source} to {target}; {note}."
         yield f"tradeoff_{role}_{source}", caption, figure
@@ -99,25 +108,60 @@ def panel_figures(study: Path, footer: str) -> Iterator[tuple[str, str, Figure]]
         figure = fig_grid(rows, titles, names, footer=footer, side=0.8)
         yield (
             f"panel_{source}",
-            f"Translations from {source} against τ, Heun on the refined grid, unseen heads.",
+            f"Translations from {source} against τ, Heun on the refined grid; n = {len(rows)} views of unseen heads.",
             figure,
         )
 
 
-def spectra_figures(study: Path, footer: str, size: int) -> Iterator[tuple[str, str, Figure]]:
-    """Name, caption and figure of the power spectra on unseen heads."""
-    spectra = _read(study, "spectra")
+def spectra_figures(
+    study: Path, views: Path, sweeps: Mapping[str, Path], footer: str, size: int
+) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of power spectra over that of the target's exposure, on unseen heads at the chosen tau.
+
+    Args:
+        study: stage ``tradeoff``; of it the mean spectrum of the published recipe, whose images are not kept.
+        views: stage.
+        sweeps: source -> stage of its translations.
+        footer: the data.
+        size: of an image [pixels].
+    """
+    means, chosen = _read(study, "spectra"), json.loads((study / "chosen.json").read_text())
     pitch = sum(FIELD_OF_VIEW) / 2 / size
-    for (source, target), rows in spectra.groupby(["source", "target"], sort=False):
-        curves = {str(name): g["power"].to_numpy() for name, g in rows.groupby("image", sort=False)}
-        frequency = rows[rows["image"] == rows["image"].iloc[0]]["frequency"].to_numpy()
+    for (source, target), rows in means.groupby(["source", "target"], sort=False):
+        swept = load_sweep(sweeps[source])[MEDSHIFT]
+        tau = nearest_tau(pd.Series(list(swept)), chosen[f"{source} > {target} | {HEUN}"])
+        some = EvaluationSet(views, "T2", limit=len(swept[tau]))
+        heads, reference = some.table["head"].to_numpy(), some.exposure(target, 0)
+        images = {
+            f"MedShift, {HEUN}, τ = {tau:g}": swept[tau],
+            "another exposure of the target": some.exposure(target, 1),
+            "target, noise-free": some.clean(target),
+            "source": some.exposure(source, 0),
+        }
+        curves = [ratio_curve(name, image, reference, heads, pitch) for name, image in images.items()]
+        wide = rows.pivot(index="frequency", columns="image", values="power")
+        euler = (wide[f"MedShift, {PUBLISHED}"] / wide["truth, one exposure"]).to_numpy()
+        curves.append(Curve(f"MedShift, {PUBLISHED}", list(wide.index / pitch), list(euler), dashed=True))
+        n = f"n = {len(heads)} views of {len(set(heads))} heads; shaded: 95 % over heads; dashed: a mean, no interval"
+        panel = Panel("power over the target's", curves, {"as the target": 1.0},
+                      xlabel="spatial frequency at the isocentre [1/mm]", x="log", log_y=True)  # fmt: skip
         title = f"T2: {source} → {target}"
-        figure = fig_spectra(frequency, curves, pixel_mm=pitch, title=title, footer=footer)
-        yield (
-            f"spectra_{source}",
-            f"Radial power spectra on unseen heads at the chosen τ, {source} to {target}.",
-            figure,
+        caption = (
+            "Radial power spectra over that of one exposure of the target, unseen heads, at the τ validation chose, "
+            f"{source} to {target}; {n}; {footer}."
         )
+        yield f"spectra_{source}", caption, fig_panels([panel], title=title, footer=f"{n}; {footer}", width=4.2)
+
+
+def ratio_curve(name: str, images: Tensor, reference: Tensor, heads: np.ndarray, pitch: float) -> Curve:
+    """Radial power of images (N,1,H,W) over a reference's, geometric mean over heads with its t interval, by [1/mm]."""
+    frequency, power = radial_power_spectrum(images)
+    _, other = radial_power_spectrum(reference)
+    tables = [pd.DataFrame(p.double().numpy()).groupby(heads).mean() for p in (power, other)]
+    logs = np.log(tables[0] / tables[1])
+    found = [over_heads(logs[k], logs.index) for k in logs]
+    ends = [[float(np.exp(getattr(f, end))) for f in found] for end in ("mean", "low", "high")]
+    return Curve(name, list((frequency / pitch).numpy()), *ends)
 
 
 def tradeoff_findings(study: Path) -> list[dict[str, Any]]:
@@ -139,6 +183,7 @@ def tradeoff_findings(study: Path) -> list[dict[str, Any]]:
             low=interval.low,
             high=interval.high,
             n=interval.n,
+            heads=interval.heads,
             figure="04_headline",
         ),
         stated(
@@ -148,6 +193,7 @@ def tradeoff_findings(study: Path) -> list[dict[str, Any]]:
             low=float(low),
             high=float(high),
             n=len(tiers["T0"]) + len(tiers["T2"]),
+            heads=int(round(float(test.df))) + 1,
             unit="dB",
             figure="04_headline",
         )
@@ -155,7 +201,7 @@ def tradeoff_findings(study: Path) -> list[dict[str, Any]]:
     ]
 
 
-def chosen_tau(study: Path) -> float:
-    """The tau that validation heads chose for the first pair under the default solver."""
+def chosen_tau(study: Path, pair: tuple[str, str]) -> float:
+    """The tau that validation heads chose for a pair under the default solver."""
     chosen = json.loads((study / "chosen.json").read_text())
-    return float(next(tau for name, tau in chosen.items() if name.endswith(HEUN)))
+    return float(chosen[f"{pair[0]} > {pair[1]} | {HEUN}"])

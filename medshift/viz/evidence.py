@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from medshift.rules import log_odds
@@ -21,7 +22,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: x and y (T,), with an interval or none."""
+    """One line: x and y (T,), with an interval of y or none, and of x where a panel draws points."""
 
     name: str
     x: Sequence[float]
@@ -30,13 +31,16 @@ class Curve:
     high: Sequence[float] | None = None
     colour: str = ""
     dashed: bool = False
+    x_low: Sequence[float] | None = None
+    x_high: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
     """One axis: its curves, and lines across it by name.
 
-    ``x`` is ``tau`` (in log-odds), ``linear`` or ``log``.
+    ``x`` is ``tau`` (in log-odds), ``linear`` or ``log``. ``points`` draws no lines and bars for bands, for x without
+    an order.
     """
 
     ylabel: str
@@ -47,13 +51,16 @@ class Panel:
     x: str = "tau"
     limits: tuple[float, float] | None = None
     log_y: bool = False
+    points: bool = False
 
 
-def fig_panels(panels: Sequence[Panel], *, title: str, footer: str = "", columns: int = 3) -> Figure:
-    """Panels in rows, one legend for all below; the footer says n, intervals and the data."""
+def fig_panels(
+    panels: Sequence[Panel], *, title: str, footer: str = "", columns: int = 3, width: float = 2.45
+) -> Figure:
+    """Panels ``width`` inches wide in rows, one legend for all below; the footer says n, intervals and the data."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.45 * columns, 2.45 * rows + 0.5), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, 2.45 * rows + 0.5), squeeze=False)
     seen: dict[str, Artist] = {}
     for axis, panel in zip(axes.flat, panels, strict=False):
         _panel(axis, panel)
@@ -66,7 +73,7 @@ def fig_panels(panels: Sequence[Panel], *, title: str, footer: str = "", columns
         list(seen.values()),
         list(seen),
         loc="outside lower center",
-        ncols=max(1, min(4, int(37 * columns / (longest + 6)))),
+        ncols=max(1, min(4, int(15 * width * columns / (longest + 6)))),
     )
     figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
@@ -80,6 +87,9 @@ def _panel(axis: Axes, panel: Panel) -> None:
         every += list(curve.x)
         shade = curve.colour or shades[k % len(shades)]
         style = "--" if curve.dashed else "-"
+        if panel.points:
+            _points(axis, x, curve, shade, MARKERS[k % 8])
+            continue
         axis.plot(x, curve.y, style, marker=MARKERS[k % 8], markersize=2.5, color=shade, label=curve.name)
         if curve.low is not None and curve.high is not None:
             axis.fill_between(x, curve.low, curve.high, color=shade, alpha=0.12, linewidth=0)
@@ -104,6 +114,19 @@ def _panel(axis: Axes, panel: Panel) -> None:
     axis.set(ylabel=panel.ylabel, xlabel=panel.xlabel, title=panel.title)
 
 
+def _points(axis: Axes, x: np.ndarray, curve: Curve, shade: str, marker: str) -> None:
+    """Points with bars both ways."""
+
+    def reach(centre: np.ndarray, low: Sequence[float] | None, high: Sequence[float] | None) -> np.ndarray | None:
+        if low is None or high is None:
+            return None
+        return np.stack([centre - np.asarray(low), np.asarray(high) - centre]).clip(min=0)
+
+    y = np.asarray(curve.y, dtype=float)
+    axis.errorbar(x, y, reach(y, curve.low, curve.high), reach(x, curve.x_low, curve.x_high), fmt=marker, markersize=3,
+                  color=shade, ecolor=(*to_rgb(shade), 0.4), elinewidth=0.8, label=curve.name)  # fmt: skip
+
+
 def fig_realism_structure(
     table: pd.DataFrame,
     panels: Sequence[tuple[str, str, str, str]],
@@ -112,34 +135,63 @@ def fig_realism_structure(
     title: str,
     footer: str,
 ) -> Figure:
-    """Realism against structure, one curve a method, every point named by its tau.
+    """Realism against structure, one curve a method in the order of tau, with intervals and as many taus as fit.
 
     Args:
-        table: method, tau and the columns drawn.
-        panels: column and label of x, column and label of y.
+        table: method, tau and the columns drawn; ends of an interval in ``<column>_low`` and ``_high``, where there
+            are some, NaN for none.
+        panels: column and label of x, column and label of y; the legend takes the place after the last.
         fixed: methods without tau, one point each, same columns.
         title: the pair.
-        footer: n and the data.
+        footer: n, what the bars are, and the data.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.0), squeeze=False)
+    rows = (len(panels) + 2) // 2
+    figure, axes = plt.subplots(rows, 2, figsize=(5.8, 2.55 * rows + 0.4), squeeze=False)
     shades = [shade for name, shade in PALETTE.items() if name != "grey"]
-    for axis, (x, xlabel, y, ylabel) in zip(axes[0], panels, strict=True):
-        for k, (method, rows) in enumerate(table.groupby("method", sort=False)):
-            rows = rows.sort_values("tau")
-            axis.plot(rows[x], rows[y], marker=MARKERS[k], markersize=3, color=shades[k], label=method)
-            for _, row in rows.iloc[::2].iterrows():  # every other, or the numbers would lie on each other
-                axis.annotate(
-                    f"{row['tau']:g}", (row[x], row[y]), xytext=(2, 2), textcoords="offset points", fontsize=5
-                )
-        for k, (_, row) in enumerate(fixed.iterrows()):
-            axis.plot(
-                row[x], row[y], MARKERS[3 + k], color="0.3", markersize=4, markerfacecolor="none", label=row["method"]
-            )
+    for axis, (x, xlabel, y, ylabel) in zip(axes.flat, panels, strict=False):
+        for k, (method, points) in enumerate(table.groupby("method", sort=False)):
+            points = points.sort_values("tau").dropna(subset=[x, y])
+            bars = {"xerr": _reach(points, x), "yerr": _reach(points, y)}
+            axis.errorbar(points[x], points[y], **bars, fmt="-" + MARKERS[k], markersize=3.5, color=shades[k],
+                          ecolor=(*to_rgb(shades[k]), 0.35), elinewidth=0.8, label=method)  # fmt: skip
+            first = points.iloc[:1]
+            axis.plot(first[x], first[y], "o", markersize=8, color=shades[k], markerfacecolor="none")
+        for k, (_, row) in enumerate(fixed.dropna(subset=[x, y]).iterrows()):
+            one = row.to_frame().T
+            bars = {"xerr": _reach(one, x), "yerr": _reach(one, y)}
+            axis.errorbar([row[x]], [row[y]], **bars, fmt=MARKERS[3 + k], color="0.3", markersize=5, elinewidth=0.8,
+                          markerfacecolor="none", label=row["method"])  # fmt: skip
         axis.set(xlabel=xlabel, ylabel=ylabel)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
+    for axis, (x, _, y, _) in zip(axes.flat, panels, strict=False):
+        _name_taus(figure, axis, table.dropna(subset=[x, y]), x, y)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes.flat[len(panels)].legend(handles, labels, loc="center", frameon=False)
     return figure
+
+
+def _reach(rows: pd.DataFrame, column: str) -> np.ndarray | None:
+    """How far an interval reaches down and up (2,N), nothing where there is none."""
+    if f"{column}_low" not in rows:
+        return None
+    ends = rows[[column, f"{column}_low", f"{column}_high"]].to_numpy(dtype=float)
+    return np.nan_to_num(np.stack([ends[:, 0] - ends[:, 1], ends[:, 2] - ends[:, 0]]).clip(min=0))
+
+
+def _name_taus(figure: Figure, axis: Axes, table: pd.DataFrame, x: str, y: str, apart: float = 15.0) -> None:
+    """The tau beside points, those at the ends first, none within ``apart`` points of print of a named one."""
+    figure.draw_without_rendering()
+    placed: list[np.ndarray] = []
+    ends = table.groupby("method")["tau"].transform("min").eq(table["tau"]) | table.groupby("method")["tau"].transform(
+        "max"
+    ).eq(table["tau"])
+    for _, row in table.assign(end=ends).sort_values("end", ascending=False, kind="stable").iterrows():
+        place = np.asarray(axis.transData.transform((row[x], row[y]))) * 72 / figure.dpi
+        if all(np.hypot(*(place - other)) >= apart for other in placed):
+            placed.append(place)
+            axis.annotate(f"{row['tau']:g}", (row[x], row[y]), xytext=(3, 4), textcoords="offset points", fontsize=6)
 
 
 def fig_heatmaps(

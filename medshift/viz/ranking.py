@@ -8,13 +8,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from medshift.viz.theme import PALETTE
+from medshift.viz.theme import PALETTE, heading
 
 NAMES = {
     "paper": "as in the paper\n(CFID, SSIM)",
     "mean": "mean over\nfive metrics",
     "group mean": "mean of\ngroup means",
 }
+
+
+LEADER = 0.25  # of the distance between two aggregations, from a line's end to its label
 
 
 def fig_ranking(table: pd.DataFrame, *, footer: str) -> Figure:
@@ -27,21 +30,23 @@ def fig_ranking(table: pd.DataFrame, *, footer: str) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.6), gridspec_kw={"width_ratios": [2.2, 1]})
     shades = {"MedShift": PALETTE["blue"], "CycleGAN-Turbo": PALETTE["vermilion"], "SDEdit": PALETTE["green"]}
     columns = list(NAMES)
-    labels = apart(list(table[columns[-1]]), 0.21)
+    labels = apart(list(table[columns[-1]]), 0.24)
     for (_, row), place in zip(table.iterrows(), labels, strict=True):
         family = next((name for name in shades if str(row["method"]).startswith(name)), "")
         shade = shades.get(family, "0.7")
         left.plot(range(len(columns)), [row[c] for c in columns], marker="o", markersize=3, color=shade)
-        left.annotate(row["method"], (len(columns) - 1, place), xytext=(5, -2), textcoords="offset points",
-                      fontsize=5.5, color=shade if family else "0.4")  # fmt: skip
+        end, colour = len(columns) - 1, shade if family else "0.4"
+        left.plot([end, end + LEADER], [row[columns[-1]], place], color=colour, linewidth=0.6)  # to a label moved away
+        left.annotate(row["method"], (end + LEADER, place), xytext=(3, -2), textcoords="offset points", fontsize=6,
+                      color=colour)  # fmt: skip
     left.set_xticks(range(len(columns)), list(NAMES.values()))
-    left.set(ylabel="aggregated rank (lower is better)", xlim=(-0.2, len(columns) - 0.2))
+    left.set(ylabel="aggregated rank (lower is better)", xlim=(-0.2, len(columns) - 0.1))
     left.invert_yaxis()
     shares = table[table["first under random weights"] > 0].sort_values("first under random weights")
     right.barh(shares["method"], shares["first under random weights"], color=PALETTE["grey"])
     right.set(xlabel="share of first places,\nrandom weights of the five metrics")
-    right.tick_params(axis="y", labelsize=5.5)
-    figure.suptitle(footer, fontsize=6)
+    right.tick_params(axis="y", labelsize=6)
+    figure.suptitle(heading("Who leads depends on how ranks are added up", footer, figure.get_figwidth()), fontsize=7)
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from medshift.evaluate import TWIN
 from medshift.rules import log_odds
-from medshift.viz.theme import PALETTE
+from medshift.viz.theme import PALETTE, heading
 
 SOLVER_COLOURS = {"Heun, refined": PALETTE["blue"], "Euler 50, as published": PALETTE["vermilion"]}
 FLOOR_STYLES = {
@@ -31,10 +31,9 @@ METRICS = {
 
 
 def _draw(axis: Axes, sweep: pd.DataFrame, floors: pd.DataFrame, metric: str, chosen: float | None) -> None:
-    for name, (colour, style) in FLOOR_STYLES.items():
-        row = floors[floors["method"] == name]
-        if len(row):
-            axis.axhline(float(row[metric].iloc[0]), color=colour, linestyle=style, linewidth=0.9, label=name)
+    for names, (colour, style) in _lines(floors).items():
+        level = float(floors.loc[floors["method"] == names[0], metric].iloc[0])
+        axis.axhline(level, color=colour, linestyle=style, linewidth=0.9, label=" = ".join(names))
     for solver, group in sweep.groupby("solver", sort=False):
         group = group.sort_values("tau")
         x, shade = log_odds(group["tau"].to_numpy()), SOLVER_COLOURS[str(solver)]
@@ -42,11 +41,34 @@ def _draw(axis: Axes, sweep: pd.DataFrame, floors: pd.DataFrame, metric: str, ch
         axis.fill_between(x, group[f"{metric}_low"], group[f"{metric}_high"], color=shade, alpha=0.18, linewidth=0)
     if chosen is not None:
         axis.axvline(float(log_odds([chosen])[0]), color="0.6", linewidth=0.7, zorder=0)
-    axis.set_ylabel(METRICS[metric])
+    axis.set_ylabel(METRICS[metric], fontsize=7)
     if metric == "psnr_source":
         # At tau = 1 the image is the source's, and its PSNR without a bound.
         finite = sweep[metric][sweep[metric] < 60]
         axis.set_ylim(top=float(finite.max()) + 3 if len(finite) else None)
+
+
+def _lines(floors: pd.DataFrame) -> dict[tuple[str, ...], tuple[str, str]]:
+    """Names of floors with the style of their line; floors that agree in every metric are one line with all names."""
+    metrics = [m for m in METRICS if m in floors]
+    found: dict[tuple[str, ...], tuple[str, str]] = {}
+    for name, style in FLOOR_STYLES.items():
+        row = floors[floors["method"] == name]
+        if not len(row):
+            continue
+        same = next(
+            (
+                names
+                for names in found
+                if np.allclose(row[metrics], floors[floors["method"] == names[0]][metrics], rtol=1e-9, atol=1e-9)
+            ),
+            None,
+        )
+        if same is None:
+            found[(name,)] = style
+        else:
+            found = {(*names, name) if names == same else names: kept for names, kept in found.items()}
+    return found
 
 
 def fig_tradeoff(
@@ -63,7 +85,7 @@ def fig_tradeoff(
     """
     metrics = [m for m in METRICS if m in sweep and sweep[m].notna().any()]
     columns = max(1, len(metrics) // 2)
-    figure, axes = plt.subplots(2, columns, figsize=(2.35 * columns, 4.3), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(2, columns, figsize=(2.35 * columns, 4.9), sharex=True, squeeze=False)
     for k, metric in enumerate(metrics):
         _draw(axes[k % 2, k // 2], sweep, floors, metric, chosen)
     ticks = [t for t in (0.005, 0.05, 0.3, 0.7, 0.95) if min(sweep["tau"]) <= t <= 1]
@@ -72,27 +94,5 @@ def fig_tradeoff(
         axis.set_xlabel("τ (log-odds)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    figure.suptitle(f"{title}\n{footer}" if footer else title, fontsize=7)
-    return figure
-
-
-def fig_spectra(
-    frequency: np.ndarray, spectra: dict[str, np.ndarray], *, pixel_mm: float, title: str, footer: str
-) -> Figure:
-    """Mean radial power spectra on logarithmic axes.
-
-    Args:
-        frequency: (K,) [cycles/pixel].
-        spectra: name -> mean power (K,) [display units² pixel²].
-        pixel_mm: mean size of a pixel at the isocentre, for the second axis.
-        title: what is compared.
-        footer: n and the data.
-    """
-    figure, axis = plt.subplots(figsize=(3.5, 2.8))
-    colours = list(PALETTE.values())
-    for i, (name, power) in enumerate(spectra.items()):
-        axis.loglog(frequency / pixel_mm, power, label=name, color=colours[i])
-    axis.set(xlabel="spatial frequency at the isocentre [1/mm]", ylabel="power [display units² pixel²]", title=title)
-    axis.legend(frameon=False)
-    figure.supxlabel(footer, fontsize=6, color="0.35")
+    figure.suptitle(heading(title, footer, figure.get_figwidth()), fontsize=7)
     return figure
