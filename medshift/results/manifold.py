@@ -127,14 +127,11 @@ def sharing_table(study: Path) -> pd.DataFrame:
     table = _pairs(study)
     rows = []
     for key, group in table.groupby(["first", "second", "tau"], sort=False):
-        (first, second, tau), by = cast(tuple[str, str, float], key), group.set_index("kind")
+        first, second, tau = cast(tuple[str, str, float], key)
         row: dict[str, Any] = {"domains": f"{first}, {second}", "τ": f"{tau:g}"}
         for column, name, digits in TABLED:
-            for kind, label in SHORT.items():
-                row[f"{name}, {label}"] = _with_interval(by.loc[kind], column, digits)
-                if column in DISTANCES:
-                    row[f"{name}, {label}, floor"] = f"{float(by.loc[kind, f'{column}_floor']):.{digits}f}"
-        rows.append(row | {"chance": f"{float(by['retrieval_floor'].iloc[0]):.3f}", "n": int(by["views"].iloc[0])})
+            row |= _cells(group, column, name, digits, floor=column in DISTANCES)
+        rows.append(row | {"chance": f"{group['retrieval_floor'].iloc[0]:.3f}", "n": int(group["views"].iloc[0])})
     return pd.DataFrame(rows)
 
 
@@ -142,18 +139,22 @@ def mixing_table(study: Path) -> pd.DataFrame:
     """Mixing of all domains at every tau, inverted beside merely noised."""
     rows = []
     for tau, group in pd.read_csv(study / "domains.csv").groupby("tau"):
-        row, by = {"τ": f"{tau:g}"}, group.set_index("kind")
-        for kind, label in SHORT.items():
-            row[f"mixing, {label}"] = _with_interval(by.loc[kind], "mixing", 2)
-            row[f"mixing, {label}, floor"] = f"{float(by.loc[kind, 'mixing_floor']):.2f}"
-        rows.append(row | {"n": int(by["views"].iloc[0])})
+        row = {"τ": f"{tau:g}"} | _cells(group, "mixing", "mixing", 2, floor=True)
+        rows.append(row | {"n": int(group["views"].iloc[0])})
     return pd.DataFrame(rows)
 
 
-def _with_interval(row: pd.Series, column: str, digits: int) -> str:
-    value, low, high = (float(row[f"{column}{end}"]) for end in ("", "_low", "_high"))
-    interval = f"[{low:.{digits}f}, {high:.{digits}f}]" if low <= high else "[too few heads]"
-    return f"{value:.{digits}f} {interval}"
+def _cells(group: pd.DataFrame, column: str, name: str, digits: int, *, floor: bool) -> dict[str, Any]:
+    """A number with its interval for both kinds of latents, and its floor."""
+    cells: dict[str, Any] = {}
+    for kind, label in SHORT.items():
+        row = group[group["kind"] == kind].iloc[0]
+        value, low, high = (f"{row[f'{column}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
+        known = row[f"{column}_low"] <= row[f"{column}_high"]  # not where they are NaN
+        cells[f"{name}, {label}"] = f"{value} [{low}, {high}]" if known else f"{value} [too few heads]"
+        if floor:
+            cells[f"{name}, {label}, floor"] = f"{row[f'{column}_floor']:.{digits}f}"
+    return cells
 
 
 def _swap(study: Path) -> pd.DataFrame:
