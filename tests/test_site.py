@@ -249,3 +249,49 @@ def test_readers_are_led_to_notebooks_that_are_there_and_to_the_glossary(built: 
     assert "check or reproduce" not in index  # none of their notebooks is in this build
     assert "use or extend the code" in index and 'href="glossary.html"' in index
     assert "medshift.translate.MedShift" in (built.parent / "glossary.html").read_text(encoding="utf-8")
+
+
+EXERCISE = """def double(x):
+    ### BEGIN SOLUTION
+    ### STUB return ...  # twice x
+    return 2 * x
+    ### END SOLUTION"""
+
+
+def test_solutions_are_folded_and_the_question_stands_open(tmp_path: Path) -> None:
+    from bs4 import BeautifulSoup
+
+    def tagged(cell: nbformat.NotebookNode, tag: str) -> nbformat.NotebookNode:
+        cell.metadata["tags"] = [tag]
+        return cell
+
+    build = tmp_path / "build" / "smoke"
+    build.mkdir(parents=True)
+    write(
+        build / "00_lesson.ipynb",
+        v4.new_markdown_cell("# A lesson"),
+        *(
+            cell
+            for k in (1, 2)
+            for cell in (
+                v4.new_markdown_cell(f"### Exercise {k}\n\nWhat is twice x?"),
+                tagged(code(EXERCISE), "exercise"),
+                tagged(code(f"check(double, {k})", v4.new_output("stream", text=f"Right: answer {k}\n")), "check"),
+                tagged(v4.new_markdown_cell(f"**Why {k}.** Because."), "solution"),
+            )
+        ),
+        code("show(pictures)", v4.new_output("display_data", {"text/html": player(PICTURES)})),
+    )
+    page = (build_site("smoke", out_dir=str(tmp_path)).parent / "00_lesson.html").read_text()
+    soup = BeautifulSoup(page, "html.parser")
+    folded = soup.find_all("details")
+    assert len(folded) == 2 and all(not one.has_attr("open") for one in folded)
+    for k, one in enumerate(folded, 1):
+        text = one.get_text()
+        assert text.strip().startswith("Show the solution")
+        assert "return 2 * x" in text and f"Right: answer {k}" in text and f"Why {k}." in text
+        assert f"Exercise {k}" not in text and "SOLUTION" not in text and "figure" not in str(one)
+        one.extract()
+    rest = soup.get_text()
+    assert "2 * x" not in rest and "Right:" not in rest and "Why" not in rest
+    assert rest.count("return ...  # twice x") == 2 and "Exercise 2" in rest and soup.find("figure") is not None

@@ -108,7 +108,7 @@ def edition(source: Any, name: str, label: str) -> Any:
     """
     from nbformat import v4
 
-    if not any(_tagged(cell, "exercise") for cell in source.cells):
+    if not any(is_tagged(cell, "exercise") for cell in source.cells):
         raise ParameterError(
             f"{label} has no exercise: tag a code cell 'exercise' and put its answer between the lines "
             f"{BEGIN!r} and {END!r}."
@@ -116,33 +116,38 @@ def edition(source: Any, name: str, label: str) -> Any:
     cells = []
     for cell in source.cells:
         where = f"{label}, cell {cell['id']!r}"
-        text = _answered(cell, name, where)
-        if name == "student" and _tagged(cell, "solution"):
+        text = answered(cell, name, where)
+        if name == "student" and is_tagged(cell, "solution"):
             continue
-        if _tagged(cell, "parameters"):
+        if is_tagged(cell, "parameters"):
             text = re.sub(r'^(out_dir\s*:\s*str\s*=\s*)"\.\."', r'\1"../.."', text, flags=re.MULTILINE)
         make = {"code": v4.new_code_cell, "markdown": v4.new_markdown_cell, "raw": v4.new_raw_cell}[cell.cell_type]
         tags = [*cell.metadata.get("tags", [])]
-        if name == "student" and _tagged(cell, "check"):
+        if name == "student" and is_tagged(cell, "check"):
             tags.append("raises-exception")
         cells.append(make(text, id=cell["id"], metadata={"tags": tags} if tags else {}))
     kept = {key: source.metadata[key] for key in ("kernelspec",) if key in source.metadata}
     return v4.new_notebook(cells=cells, metadata={**kept, "language_info": {"name": "python"}})
 
 
-def _tagged(cell: Any, tag: str) -> bool:
+def is_tagged(cell: Any, tag: str) -> bool:
+    """Whether a cell of a notebook has a tag."""
     return tag in cell.metadata.get("tags", [])
 
 
-def _answered(cell: Any, name: str, where: str) -> str:
-    """A cell's source in one of the editions."""
+def answered(cell: Any, name: str, where: str) -> str:
+    """A cell's source in one of the editions.
+
+    Raises:
+        ParameterError: its markers are wrong; the message begins with `where`.
+    """
     marked = any(MARKER.match(line) for line in cell.source.splitlines())
-    if not _tagged(cell, "exercise"):
+    if not is_tagged(cell, "exercise"):
         if marked:
             raise ParameterError(f"{where} holds a marker of a solution but no tag 'exercise'; tag it, or its solution "
                                  "would be handed to students.")  # fmt: skip
         return str(cell.source)
-    if cell.cell_type != "code" or not marked or _tagged(cell, "solution"):
+    if cell.cell_type != "code" or not marked or is_tagged(cell, "solution"):
         raise ParameterError(
             f"{where} is tagged 'exercise'; expected a code cell with {BEGIN!r} and {END!r}, not tagged 'solution'."
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from medshift.repro.folding import fold
+
 if TYPE_CHECKING:
     from bs4 import Tag
 
@@ -32,7 +34,7 @@ def tidy(text: str) -> str:
 
 
 def clean(html: str, pages: Mapping[str, str]) -> str:
-    """A notebook's HTML with nothing in it that runs, loads or names this machine.
+    """A notebook's HTML with nothing in it that runs, loads or names this machine, and with solutions folded.
 
     Pictures are kept where their bytes lie in the page, and get a description where they have none; others leave their
     description behind. Links to the web stay, those to other notebooks lead to their pages, others become plain text.
@@ -44,6 +46,7 @@ def clean(html: str, pages: Mapping[str, str]) -> str:
     from bs4 import BeautifulSoup, Comment
 
     soup = BeautifulSoup(html, "html.parser")
+    fold(soup)
     for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
         comment.extract()
     for tag in soup.find_all(FORBIDDEN):

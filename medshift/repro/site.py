@@ -2,6 +2,7 @@
 
 Pages load nothing but the figures beside them, so that ``build/<profile>`` can be copied as a whole. Their only script
 is our own, a few lines that turn the pictures of a player; whatever else a notebook's output would run is taken out.
+Solutions of exercises are folded (`medshift.repro.folding`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medshift.errors import DataError
+from medshift.repro.folding import with_stubs
 from medshift.repro.pages import clean, tidy
 from medshift.repro.profiles import load_profile, resolve
 from medshift.repro.provenance import read_sidecar
@@ -125,7 +127,7 @@ def _render(path: Path) -> tuple[str, str]:
     exporter = HTMLExporter(
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True
     )
-    body, _ = exporter.from_notebook_node(notebook)
+    body, _ = exporter.from_notebook_node(with_stubs(notebook, str(path)))
     return tidy(title), body
 
 
