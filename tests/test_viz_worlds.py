@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.quiver import Quiver
 
 from medshift.viz import couplings as pairs
 from medshift.viz import worlds as draw
-from medshift.worlds import couplings, gallery, measures, translation
+from medshift.worlds import couplings, gallery, learned, legs, measures, panels, translation
 from medshift.worlds.couplings import Coupling
 from medshift.worlds.mixture import exact_velocity
 
@@ -66,9 +66,10 @@ def test_arrows_of_the_average_last_for_the_time_that_remains() -> None:
 
 
 def test_learning_shows_loss_floor_and_an_error_for_each_label() -> None:
-    figure = draw.fig_learning(
-        [0, 5, 9], [float("nan"), 2.0, 1.5], 1.2, {"label 0": [3, 2, 1], "null label": [4, 3, 2]}
-    )
+    network = learned.LearnedVelocity(2, width=8)
+    snapshots = [learned.Snapshot(*at, network) for at in ((0, float("nan")), (5, 2.0), (9, 1.5))]
+    figure = draw.fig_learning(snapshots, 1.2, {"label 0": [3, 2, 1], "null label": [4, 3, 2]})
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata()[1:], [[5, 2.0], [9, 1.5]])
     curves = {str(line.get_label()): np.asarray(line.get_ydata()) for axis in figure.axes for line in axis.lines}
     assert set(curves) == {"learned field", "exact field: the floor", "label 0", "null label"}
     assert set(curves["exact field: the floor"]) == {1.2} and curves["null label"].tolist() == [4, 3, 2]
@@ -86,7 +87,7 @@ def test_snapshots_have_a_column_each_with_field_above_and_samples_below() -> No
 
 def test_particles_keep_the_colour_of_where_they_started() -> None:
     start, end = cloud(30), cloud(30)
-    figure = draw.fig_particles({"exact": [start, end]}, [0.0, 1.0], [LAW, LAW])
+    figure = draw.fig_particles({"exact": [start, start, end]}, [0.0, 0.5, 1.0], [LAW] * 3, columns=(0, 2))
     left, right = dots(figure.axes[1])
     assert rows(left) == rows(end[start[:, 0] < 0]) and rows(right) == rows(end[start[:, 0] >= 0])
     assert [axis.get_title() for axis in figure.axes] == ["t = 0", "t = 1"]
@@ -107,24 +108,34 @@ def test_solver_errors_say_the_order_that_the_table_has() -> None:
     assert list(np.asarray(other.lines[1].get_xdata())) == [16, 32, 64, 128]
 
 
-def test_guidance_shows_samples_and_every_spread() -> None:
-    samples = {w: cloud(9) for w in (1.0, 2.0)}
-    curve = pd.DataFrame({"w": [0, 1], "tilted law": [1.0, 0.9], "guided, exact": [1.0, 0.5]})
-    *panels, last = draw.fig_guidance(samples, {w: LAW for w in samples}, curve).axes
-    assert [rows(dots(axis)[0]) for axis in panels] == [rows(points) for points in samples.values()]
+def test_guidance_shows_samples_and_every_spread_and_the_known_one_without_gaps() -> None:
+    samples = {"exact": {w: cloud(9) for w in (1.0, 2.0)}, "learned": {w: cloud(9) for w in (1.0, 2.0)}}
+    spreads = pd.DataFrame({"w": [1, 2], "guided, exact": [1.0, 0.5], "guided, learned": [0.9, 0.6]})
+    known = pd.DataFrame({"w": [0, 0.5, 1, 2], "tilted law": [1.2, 1.1, 1.0, 0.9]})
+    made = panels.Guided(samples, dict.fromkeys((1.0, 2.0), LAW), spreads, known)
+    *shown, last = draw.fig_guidance(made, shown=(1.0, 2.0)).axes
+    assert [rows(dots(axis)[0]) for axis in shown] == [rows(points) for points in samples["exact"].values()]
     assert {str(line.get_label()): list(np.asarray(line.get_ydata())) for line in last.lines} == {
-        "tilted law": [1.0, 0.9],
+        "tilted law": [1.2, 1.1, 1.0, 0.9],
         "guided, exact": [1.0, 0.5],
+        "guided, learned": [0.9, 0.6],
     }
 
 
-def test_legs_mark_changed_anatomy_by_crosses_and_count_it() -> None:
-    x, z, out = cloud(4), cloud(4), cloud(4)
-    figure = pairs.fig_legs(x, z, out, [0, 1, 2, 3], [0, 1, 2, 4], [LAW] * 4, tau=0.3)
-    for axis, points in zip(figure.axes, (x, z, out), strict=True):
+def test_legs_mark_changed_anatomy_by_crosses_and_count_it_a_row_for_each_field() -> None:
+    x = torch.tensor(cloud(4))
+    fields = {name: legs.Legs(torch.tensor(cloud(4)), torch.tensor(cloud(4))) for name in ("exact", "learned")}
+    after = {"exact": torch.tensor([0, 1, 2, 4]), "learned": torch.tensor([0, 1, 2, 3])}
+    journey = panels.Journey(0.3, x, fields, torch.tensor([0, 1, 2, 3]), after, (LAW,) * 4)
+    axes = pairs.fig_legs(journey).axes
+    for axis, points in zip(axes[:3], (x, *fields["exact"]), strict=True):
         kept, lost = dots(axis)
-        assert rows(kept) == rows(points[:3]) and rows(lost) == rows(points[3:])
-    assert "25% changed" in figure.axes[2].get_title() and "τ = 0.3" in figure.axes[1].get_title()
+        assert rows(kept) == rows(points[:3].numpy()) and rows(lost) == rows(points[3:].numpy())
+    for axis, points in zip(axes[3:], (x, *fields["learned"]), strict=True):
+        kept, lost = dots(axis)
+        assert rows(kept) == rows(points.numpy()) and len(lost) == 0
+    assert "exact field: 25% changed" in axes[2].get_title() and "τ = 0.3" in axes[1].get_title()
+    assert "learned field: 0% changed" in axes[5].get_title()
 
 
 def test_the_sweep_draws_closed_forms_measurements_and_floor() -> None:
@@ -133,10 +144,13 @@ def test_the_sweep_draws_closed_forms_measurements_and_floor() -> None:
     table = translation.tau_sweep(world, {"exact": field, "learned": field}, [0.3, 0.8], n=40, repeats=2)
     known = translation.known_answers(world, [0.0, 0.5, 1.0])
     figure = pairs.fig_tau(table, known, world.least_change())
-    changed, error, divergence = figure.axes
+    shift, changed, error, divergence = figure.axes
+    np.testing.assert_allclose(shift.lines[0].get_ydata(), known["shift"])
+    for line, name in zip(shift.lines[1:], ("exact", "learned"), strict=False):
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), table[table["method"] == name]["shift"])
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in changed.lines}
-    np.testing.assert_allclose(lines["exact, closed form"], known["changed"])
-    np.testing.assert_allclose(lines["fresh noise, closed form"], known["fresh"])
+    np.testing.assert_allclose(lines["closed form, exact field"], known["changed"])
+    np.testing.assert_allclose(lines["closed form, fresh noise"], known["fresh"])
     assert lines["least of any coupling"][0] == world.least_change()
     bars = {str(c.get_label()): c for c in error.containers}
     for name, bar in bars.items():
@@ -160,9 +174,10 @@ def test_couplings_join_every_source_with_its_partner() -> None:
     made = [Coupling(f"plan {k}", x, torch.tensor(cloud(6)), k + 0.5, 0.25, 0.125) for k in range(4)]
     figure = pairs.fig_couplings(made, [0, 1, 2, 3, 4, 0], (LAW, LAW))
     for axis, coupling in zip(figure.axes, made, strict=False):
-        drawn = np.stack([np.asarray(line.get_xydata()) for line in axis.lines])
+        lines = next(c for c in axis.collections if isinstance(c, LineCollection))
+        drawn = np.stack(lines.get_segments())
         np.testing.assert_allclose(drawn, np.stack([coupling.x, coupling.y], 1))
-        assert axis.get_title() == f"{coupling.name}\ncost {coupling.cost:.2f}, changed 25%, error 0.12"
+        assert axis.get_title() == f"{coupling.name}\ncost {coupling.cost:.2f}, changed 25%\nerror 0.12"
     assert couplings.as_table(made)["cost"].tolist() == [0.5, 1.5, 2.5, 3.5]
 
 
@@ -189,5 +204,7 @@ def test_shift_paths_are_drawn_with_their_mixing_and_their_noise() -> None:
         np.testing.assert_allclose(left.lines[k].get_xydata(), path.shifted)
         np.testing.assert_allclose(middle.lines[2 * k + 1].get_ydata(), path.mixing[:, 1])
         np.testing.assert_allclose(right.lines[k].get_xydata(), path.mean)
+    dot = right.lines[-1]
+    np.testing.assert_allclose(dot.get_xydata()[0], next(iter(paths.values())).mean[-1])
     radii = [float(patch.radius) for patch in right.patches]
-    np.testing.assert_allclose(radii[: len(radii) // 2], paths["a"].noise[::10])
+    np.testing.assert_allclose(radii[: len(radii) // 2], paths["a"].noise[::30])

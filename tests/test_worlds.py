@@ -233,9 +233,10 @@ def test_tau_one_returns_the_points_and_a_to_a_returns_them_up_to_the_solver(gen
 def test_translations_are_those_of_two_legs(generator: torch.Generator) -> None:
     world = gallery.coloured()
     field, x = exact_velocity(world.domains), world.domains[0].sample(50, generator)
-    made = translation.translations(field, x, [0.0, 0.33, 1.0])
-    for tau, out in zip([0.0, 0.33, 1.0], made, strict=True):
-        assert torch.equal(out, legs.two_legs(field, x, 0, 1, tau).out)
+    made = translation.journeys(field, x, [0.0, 0.33, 1.0])
+    for tau, journey in zip([0.0, 0.33, 1.0], made, strict=True):
+        direct = legs.two_legs(field, x, 0, 1, tau)
+        assert torch.equal(journey.out, direct.out) and torch.equal(journey.z_tau, direct.z_tau)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.3, 0.6, 0.8])
@@ -256,7 +257,7 @@ def test_two_maps_of_unlike_law_are_told_apart(generator: torch.Generator) -> No
     """The test of the law identity would notice: other tau, other law."""
     world = gallery.coloured()
     field, x = exact_velocity(world.domains), world.domains[0].sample(1200, generator)
-    low, high = translation.translations(field, x, [0.3, 0.7])
+    low, high = (legs.out for legs in translation.journeys(field, x, [0.3, 0.7]))
     assert energy_p(low[:600], high[600:]) < 0.01
 
 
@@ -279,6 +280,7 @@ def test_the_sweep_agrees_with_the_closed_forms_and_with_the_floor() -> None:
         row, known = mine.loc[tau], translation.exact_change(world, tau)
         assert row["changed_low"] - 0.03 <= known <= row["changed_high"] + 0.03
         assert row["error_low"] <= row["error"] <= row["error_high"]
+        assert row["shift"] == pytest.approx(shift_share(tau, 0.15), abs=0.05)
     assert mine.loc[1.0, "changed"] < 0.01 and mine.loc[1.0, "error"] > 0.8  # A itself: no anatomy lost, the wrong law
     assert mine.loc[0.0, "error"] < mine.loc[0.6, "error"] < mine.loc[1.0, "error"]
     floor = table[table["method"] == "B itself"]["error"].iloc[0]

@@ -26,18 +26,16 @@ EXPLORER_STAGES = ("explorer views", "lattice")
 
 # By names that `medshift.results.explorer` has titles and lessons for. View 0 is an unseen head, the last one has an
 # object that no training head has.
-FAILURES: Mapping[str, Mapping[str, Any]] = {
-    name: {"pair": 0, "view": 0, "clean": False, "untouched": False, **own}
-    for name, own in {
-        "tau too low": {"pair": 3, "view": "most invented", "knobs": {"tau": 0.0}},
-        "tau too high": {"knobs": {"tau": 0.85}},
-        "guidance too high": {"knobs": {"tau": 0.3, "guidance": 6.0}},
-        "guidance on one leg": {"knobs": {"tau": 0.1, "guidance": [1.0, 4.0]}},
-        "too few steps": {"knobs": {"tau": 0.05, "solver": "euler", "grid": "uniform", "steps": 10}},
-        "clean source": {"clean": True, "knobs": {"tau": 0.02}},
-        "unseen object": {"view": -1, "untouched": True, "knobs": {"tau": 0.02}},
-    }.items()
+_OWN: Mapping[str, Mapping[str, Any]] = {
+    "tau too low": {"pair": 3, "view": "most invented", "knobs": {"tau": 0.0}},
+    "tau too high": {"knobs": {"tau": 0.85}},
+    "guidance too high": {"knobs": {"tau": 0.3, "guidance": 6.0}},
+    "guidance on one leg": {"knobs": {"tau": 0.1, "guidance": [1.0, 4.0]}},
+    "too few steps": {"knobs": {"tau": 0.05, "solver": "euler", "grid": "uniform", "steps": 10}},
+    "clean source": {"clean": True, "knobs": {"tau": 0.02}},
+    "unseen object": {"view": -1, "untouched": True, "knobs": {"tau": 0.02}},
 }
+FAILURES = {name: {"pair": 0, "view": 0, "clean": False, "untouched": False, **own} for name, own in _OWN.items()}
 
 
 def explorer_plans(profile: Profile, made: Mapping[str, Plan]) -> dict[str, Plan]:

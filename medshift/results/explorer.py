@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.ndimage import binary_dilation, center_of_mass, label, sum_labels
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from medshift.metrics.objects import FAINTEST, contrast_recovery
 from medshift.metrics.structure import psnr, ssim
 from medshift.stages.lattice import WRONG, Lattice, edges_of, invented
 from medshift.viz.explorer import Curve, Shown, Spot
+from medshift.viz.images import fig_grid
 
 BARE = ("bare-result", "bare-truth")  # what a failure has of its view without the insert
 SMALLEST = 3.0  # pixels of an image: a ring about less would hide what it shows
@@ -111,6 +113,23 @@ def leg_at(lattice: Lattice, pair: int, view: int, tau: int, scale: int) -> tupl
     return [frame.float() for frame in frames], titles
 
 
+def filmstrip(lattice: Lattice, pair: int, footer: str) -> tuple[str, Figure]:
+    """Caption and figure: every view of a pair, its source, its translations over τ at the first scale, its truth."""
+    last = {"source": lattice.tensors[f"source/{pair}"], "truth": lattice.tensors[f"truth/{pair}"]}
+    results = lattice.tensors[f"up/{pair}/0"][:, -1]
+    rows = [
+        [image.float() for image in (last["source"][v], *results[:, v], last["truth"][v])]
+        for v in range(len(lattice.views))
+    ]
+    titles = ["source", *(f"τ = {tau:g}" for tau in lattice.taus), "truth"]
+    names = [view.replace(", ", "\n") for view in lattice.views]
+    caption = (
+        f"{pair_name(lattice.pairs[pair])} on views of unseen heads, guidance {lattice.scales[0]:g}, over τ; the truth "
+        "is free of noise."
+    )
+    return caption, fig_grid(rows, titles, names, footer=f"{pair_name(lattice.pairs[pair])}; {footer}", side=0.75)
+
+
 class Failure(NamedTuple):
     """One failure of the gallery.
 
@@ -148,8 +167,7 @@ def _failure(lattice: Lattice, number: int, wrong: Mapping[str, Any]) -> Failure
     knobs = ", ".join(f"{knob} = {value}" for knob, value in wrong["knobs"].items()).replace("tau", "τ")
     words = f"{knobs}: {measures_in_words(*measured)}; edge pixels: {counts[0]} invented, {counts[1]} lost"
     if bare is not None and bare_truth is not None:
-        pairs = (result, bare, truth, bare_truth)
-        contrast = float(contrast_recovery(*(image[None] for image in pairs), field[None]))
+        contrast = float(contrast_recovery(result[None], bare[None], truth[None], bare_truth[None], field[None]))
         spot = largest((truth - bare_truth).abs()[0] * field[0])
         words = f"{words}; the object's contrast is {contrast:.2f} of the truth's"
     best = max(shown.curves[0].agreement)

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 
 from medshift.viz.plane import arrows, dots, plane, shade, sided
 from medshift.viz.theme import PALETTE
+from medshift.worlds.learned import Snapshot
 from medshift.worlds.measures import Lattice, fitted_order
+from medshift.worlds.panels import Guided
 
 __all__ = [
     "fig_average",
@@ -102,29 +104,29 @@ def fig_average(
         axis.annotate("", tuple(end), tuple(x), arrowprops={"arrowstyle": "->", "color": PALETTE["blue"], "shrinkB": 0})
     for (name, velocity), colour, width in zip(averages.items(), AVERAGES, (4.5, 2.2, 0.9), strict=False):
         v = np.asarray(velocity)
-        style = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+        style = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 4, "shrinkB": 0}
         axis.annotate("", tuple(x + (1 - t) * v), tuple(x), arrowprops=style, zorder=5)
         axis.plot([], [], color=colour, linewidth=width, label=f"{name}: ({v[0]:.2f}, {v[1]:.2f})")
-    axis.plot(*x, marker="*", markersize=9, color=PALETTE["vermilion"], linestyle="none", markeredgecolor="white")
+    axis.plot(
+        *x, marker="*", markersize=10, color=PALETTE["vermilion"], linestyle="none", markeredgecolor="white", zorder=9
+    )
     plane(axis)
     axis.set_title(f"at t = {t:g}: {len(chosen)} of {len(ends)} targets, drawn by their weights")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
 
 
-def fig_learning(
-    steps: Sequence[int], losses: Sequence[float], floor: float, errors: Mapping[str, Sequence[float]]
-) -> Figure:
+def fig_learning(snapshots: Sequence[Snapshot], floor: float, errors: Mapping[str, Sequence[float]]) -> Figure:
     """The loss over its floor, and the distance to the exact field that the loss hides.
 
     Args:
-        steps: of the snapshots (S,).
-        losses: mean loss up to each (S,); NaN before the first.
+        snapshots: of a training (S,).
         floor: the loss of the exact field.
         errors: RMS distance to the exact velocity by label (S,).
     """
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.4))
-    axes[0].plot(steps, losses, color=PALETTE["blue"], label="learned field")
+    steps = [snapshot.step for snapshot in snapshots]
+    axes[0].plot(steps, [snapshot.loss for snapshot in snapshots], color=PALETTE["blue"], label="learned field")
     axes[0].axhline(floor, color=PALETTE["black"], linestyle="--", linewidth=0.9, label="exact field: the floor")
     axes[0].set(xlabel="training step", ylabel="flow-matching loss")
     for (name, values), colour in zip(errors.items(), PALETTE.values(), strict=False):
@@ -177,24 +179,31 @@ def fig_points(panels: Mapping[str, ArrayLike], law: Lattice, *, start: ArrayLik
     return figure
 
 
-def fig_particles(rows: Mapping[str, Sequence[ArrayLike]], times: Sequence[float], laws: Sequence[Lattice]) -> Figure:
+def fig_particles(
+    rows: Mapping[str, Sequence[ArrayLike]],
+    times: Sequence[float],
+    laws: Sequence[Lattice],
+    columns: Sequence[int] = (0, 3, 6, 8, 10),
+) -> Figure:
     """Particles at several times, a row for each field, over the true p_t.
 
     The colour is where a particle *started*, left or right of the middle: a flow does not mix what it moves.
 
     Args:
-        rows: states (N, 2) at each time, by field; all of one start.
-        times: of the columns (T,).
-        laws: p_t of the columns (T,).
+        rows: states (N, 2) at each time (T,), by field; all of one start.
+        times: (T,).
+        laws: p_t at each (T,).
+        columns: which of the T are shown.
     """
-    n = len(times)
+    n = len(columns)
     figure, axes = plt.subplots(len(rows), n, figsize=(1.45 * n + 0.4, 1.55 * len(rows) + 0.3), squeeze=False)
     for row, (name, states) in enumerate(rows.items()):
-        for k, axis in enumerate(axes[row]):
+        for axis, k in zip(axes[row], columns, strict=True):
             shade(axis, laws[k])
             sided(axis, states[k], states[0])
             plane(axis)
-            axis.set(xlabel="", ylabel=name if k == 0 else "", title="" if row else f"t = {times[k]:g}")
+            label = name if axis is axes[row, 0] else ""
+            axis.set(xlabel="", ylabel=label, title="" if row else f"t = {times[k]:g}")
     return figure
 
 
@@ -217,28 +226,26 @@ def fig_solver_errors(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def fig_guidance(
-    samples: Mapping[float, ArrayLike],
-    laws: Mapping[float, Lattice],
-    curve: pd.DataFrame,
-) -> Figure:
+def fig_guidance(made: Guided, field: str = "exact", shown: Sequence[float] = (1.0, 2.0, 5.0)) -> Figure:
     """Guided samples over the tilted law that they are often taken to follow, and the spread of both against w.
 
     Args:
-        samples: points (N, 2) by w.
-        laws: p(x | c)^w p(x)^(1-w) by the same w.
-        curve: columns w, and one for each spread.
+        made: samples and laws by scale, and their spreads.
+        field: whose samples are drawn.
+        shown: at which scales.
     """
-    n = len(samples)
+    n = len(shown)
     figure, axes = plt.subplots(1, n + 1, figsize=(7, 2.1), width_ratios=[1] * n + [1.25])
-    for k, (w, points) in enumerate(samples.items()):
-        shade(axes[k], laws[w])
-        dots(axes[k], points)
+    for k, w in enumerate(shown):
+        shade(axes[k], made.tilted[w])
+        dots(axes[k], made.samples[field][w])
         plane(axes[k], left=k == 0)
         axes[k].set_title(f"w = {w:g}")
-    styles = zip(("--", "-", ":"), (PALETTE["black"], PALETTE["blue"], PALETTE["vermilion"]), strict=True)
-    for column, (style, colour) in zip(curve.columns.drop("w"), styles, strict=False):
-        axes[-1].plot(curve["w"], curve[column], linestyle=style, color=colour, label=column)
+    axes[-1].plot(made.known["w"], made.known["tilted law"], "--", color=PALETTE["black"], label="tilted law")
+    marks = zip(("o-", "^:"), (PALETTE["blue"], PALETTE["vermilion"]), strict=True)
+    for name, (style, colour) in zip(made.samples, marks, strict=False):
+        spread = made.spreads[f"guided, {name}"]
+        axes[-1].plot(made.spreads["w"], spread, style, color=colour, markersize=3, label=f"guided, {name}")
     axes[-1].set(xlabel="guidance scale w", ylabel="spread", ylim=(0, None))
     axes[-1].legend(frameon=False, fontsize=6)
     return figure

@@ -28,9 +28,22 @@ def show_explorer(lattice: Lattice, open_model: Callable[[], MedShift]) -> None:
 
         display(Explorer(lattice, open_model).widget)
         return
+    from IPython.display import Markdown, display
+
+    display(Markdown(left_out(lattice)))
     for pair in range(min(STATIC_PAIRS, len(lattice.pairs))):
         show_static(explorer_pictures(lattice, pair, 0))
     show_static(leg_pictures(lattice, 0, 0))
+
+
+def left_out(lattice: Lattice) -> str:
+    """What a page without a kernel does not show, and where it can be seen."""
+    shown = min(STATIC_PAIRS, len(lattice.pairs))
+    return (
+        f"*This page has no kernel: below are {shown} of {len(lattice.pairs)} pairs of domains, the first of "
+        f"{len(lattice.views)} views, and the steps of the lattice. In JupyterLab every view and pair can be chosen, "
+        "and settings between.*"
+    )
 
 
 def explorer_pictures(lattice: Lattice, pair: int, view: int) -> Pictures:

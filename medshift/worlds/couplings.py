@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -81,7 +81,10 @@ def bridge_plan(x: Tensor, y: Tensor, sigma: float) -> Tensor:
     n, m = len(x), len(y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of not having converged, which is checked below
-        made = ot.sinkhorn([1 / n] * n, [1 / m] * m, _squared(x, y).numpy(), 2 * sigma**2, "sinkhorn_log", 3000, 1e-7)
+        cost, epsilon = _squared(x, y).numpy(), 2 * sigma**2
+        # In logarithms where exp(-cost / epsilon) would underflow, which takes a hundred times as long.
+        how = "sinkhorn" if cost.max() < 500 * epsilon else "sinkhorn_log"
+        made = ot.sinkhorn([1 / n] * n, [1 / m] * m, cost, epsilon, how, 3000, 1e-7)
     plan = torch.as_tensor(made)
     if not float((plan.sum(1) - 1 / n).abs().sum() + (plan.sum(0) - 1 / m).abs().sum()) < SLACK:
         raise ParameterError(f"Sinkhorn's iteration has not settled at sigma = {sigma:g}; take a larger one.")
@@ -107,20 +110,20 @@ def marginal_error(made: Tensor, fresh: Tensor, weights: Tensor | None = None) -
 
 def compared(
     world: Coloured,
-    velocity: Velocity,
+    velocities: Mapping[str, Velocity],
     *,
     n: int = 256,
-    taus: Sequence[float] = (0.0, 0.6),
+    taus: Sequence[float] = (0.0, 0.3),
     sigmas: Sequence[float] = (0.5, 1.0),
     seed: int = 0,
 ) -> list[Coupling]:
-    """Couplings of n points of A with n of B: each kind above, fresh noise at the last tau, and independence.
+    """Couplings of n points of A with n of B: each kind above, independence, and fresh noise at the last tau.
 
     The last entry is the floor: another sample of B in place of an output, without cost or change (NaN).
 
     Args:
         world: the two domains.
-        velocity: the field that MedShift integrates.
+        velocities: the fields that MedShift integrates, by name; the first starts from fresh noise too.
         n: points of either.
         taus: of MedShift.
         sigmas: of the bridges.
@@ -140,8 +143,12 @@ def compared(
         changed = float((plan * other_anatomy).sum() / plan.sum())
         error = marginal_error(y, fresh, plan.sum(0))
         made.append(Coupling(name, x, partner, plan_cost(plan, x, y), changed, error))
-    outputs = {f"MedShift, τ = {tau:g}": two_legs(velocity, x, 0, 1, tau).out for tau in taus}
-    outputs[f"fresh noise, τ = {taus[-1]:g}"] = fresh_noise(velocity, x, 1, taus[-1], generator).out
+    outputs = {
+        f"MedShift {name}, τ = {tau:g}": two_legs(v, x, 0, 1, tau).out for name, v in velocities.items() for tau in taus
+    }
+    first = next(iter(velocities))
+    fresh_out = fresh_noise(velocities[first], x, 1, taus[-1], generator).out
+    outputs[f"fresh noise {first}, τ = {taus[-1]:g}"] = fresh_out
     for name, out in outputs.items():
         cost = float((x - out).square().sum(1).mean())
         changed = float((world.anatomy(x, 0) != world.anatomy(out, 1)).double().mean())

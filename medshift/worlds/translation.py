@@ -29,10 +29,10 @@ from medshift.ode import integrate, leg_knots, states_at, time_grid
 from medshift.theory import shift_share
 from medshift.worlds.couplings import FRESH, marginal_error
 from medshift.worlds.gallery import Coloured
-from medshift.worlds.legs import STEPS, fresh_noise
+from medshift.worlds.legs import STEPS, Legs, fresh_noise
 from medshift.worlds.mixture import Mixture
 
-__all__ = ["exact_change", "known_answers", "noised_divergence", "tau_sweep", "translations"]
+__all__ = ["exact_change", "journeys", "known_answers", "noised_divergence", "tau_sweep"]
 
 LINE = np.linspace(-8.0, 8.0, 16_001)  # of the horizontal coordinate, for sums over it
 
@@ -83,18 +83,21 @@ def known_answers(world: Coloured, taus: Sequence[float]) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def translations(velocity: Velocity, x: Tensor, taus: Sequence[float]) -> list[Tensor]:
-    """Translations of points (B, 2) of A to B at each tau, (B, 2) each: `legs.two_legs`, the first leg shared."""
+def journeys(velocity: Velocity, x: Tensor, taus: Sequence[float]) -> list[Legs]:
+    """Translations of points (B, 2) of A to B at each tau: `legs.two_legs`, the first leg shared."""
     a, b = (torch.full((len(x),), label) for label in (0, 1))
     met = states_at(velocity, x, a, time_grid("refined", STEPS)[::-1], taus)
-    legs = [list(integrate(velocity, z, b, leg_knots(tau, "refined", STEPS))) for z, tau in zip(met, taus, strict=True)]
-    return [leg[-1].x for leg in legs]
+    made = []
+    for z, tau in zip(met, taus, strict=True):
+        *_, end = integrate(velocity, z, b, leg_knots(tau, "refined", STEPS))
+        made.append(Legs(z, end.x))
+    return made
 
 
 def tau_sweep(
-    world: Coloured, velocities: Mapping[str, Velocity], taus: Sequence[float], *, n: int = 400, repeats: int = 5
+    world: Coloured, velocities: Mapping[str, Velocity], taus: Sequence[float], *, n: int = 400, repeats: int = 12
 ) -> pd.DataFrame:
-    """Share of points whose anatomy changes and distance to B's law, of translations A to B at each tau.
+    """Share of the colour shift that is done, of points whose anatomy changes, and distance to B's law, at each tau.
 
     Args:
         world: the two domains.
@@ -104,9 +107,10 @@ def tau_sweep(
         repeats: independent sets of points.
 
     Returns:
-        Columns method, tau, changed, error (sliced W2), each of the two with its 95 % interval as _low and _high: of
-        Wilson over all points, of Student over repeats. The method "B itself" is a sample of B in place of outputs: the
-        floor of the error, as low as that of a sample with even shares can be; outputs scatter somewhat more.
+        Columns method, tau, shift (of the mean colour, 1 being all of it), changed, error (sliced W2), the last two
+        with their 95 % intervals as _low and _high: of Wilson over all points, of Student over repeats. The method "B
+        itself" is a sample of B in place of outputs: the floor of the error, as low as that of a sample with even
+        shares can be; outputs scatter somewhat more.
     """
     a, b = world.domains
     generator = torch.Generator().manual_seed(0)
@@ -117,15 +121,29 @@ def tau_sweep(
         return _mean([marginal_error(part, other) for part, other in zip(out.split(n), fresh, strict=True)])
 
     first, *_ = velocities
-    outs = {name: translations(field, x, taus) for name, field in velocities.items()}
+    colours = [float(law.means[0, 1]) for law in (a, b)]
+    outs = {name: [legs.out for legs in journeys(field, x, taus)] for name, field in velocities.items()}
     outs[f"fresh noise, {first}"] = [fresh_noise(velocities[first], x, 1, tau, generator).out for tau in taus]
     floor = errors(again)
-    rows: list[tuple[object, ...]] = [("B itself", tau, *(np.nan,) * 3, *floor) for tau in taus]
+    rows: list[tuple[object, ...]] = [("B itself", tau, *(np.nan,) * 4, *floor) for tau in taus]
     for name, made in outs.items():
         for tau, out in zip(taus, made, strict=True):
-            rows.append((name, tau, *_share(world.anatomy(x, 0) != world.anatomy(out, 1)), *errors(out)))
+            rows.append(
+                (
+                    name,
+                    tau,
+                    _shift(x, out, colours),
+                    *_share(world.anatomy(x, 0) != world.anatomy(out, 1)),
+                    *errors(out),
+                )
+            )
     columns = [f"{value}{end}" for value in ("changed", "error") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["method", "tau", *columns])
+    return pd.DataFrame(rows, columns=["method", "tau", "shift", *columns])
+
+
+def _shift(x: Tensor, out: Tensor, colours: Sequence[float]) -> float:
+    """The share of the way from one mean colour to the other that these points have gone, on average."""
+    return float((out - x)[:, 1].mean()) / (colours[1] - colours[0])
 
 
 def _share(events: Tensor) -> tuple[float, float, float]:
