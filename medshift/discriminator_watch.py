@@ -38,6 +38,9 @@ class DiscriminatorWatch:
     place of the one before, so that it stays when the run has removed it. It is linked, not copied, where the file
     system can: it takes no room as long as the run has it too. ``last-good/`` opens as any run's folder does.
 
+    A discriminator that wins before the run's first checkpoint leaves nothing to go back to, and the error says so: the
+    guard keeps checkpoints and makes none.
+
     Args:
         folder: of the run's checkpoints.
         threshold: of the discriminator's loss, ½ where it knows nothing and ¼ where it cannot tell.
