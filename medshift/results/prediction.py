@@ -80,9 +80,9 @@ def prediction_figure(
     reach = (math.floor(10 * min(least, *known.values())) / 10, 1.03)
     levels = {name: known[name] for name in (NOTHING, TARGET) if name in known}
     panels = [
-        Panel("two-sample AUC against target", curves, levels, title="predicted and measured", limits=reach),
-        Panel("two-sample AUC", [law], {"one law": 0.5}, title="the law identity on the network", limits=reach),
-        Panel("measured minus predicted AUC", gaps, {"as predicted": 0.0}, title="what a control explains"),
+        Panel("AUC against target", curves, levels, title="predicted and measured", limits=reach),
+        Panel("AUC", [law], {"one law": 0.5}, title="the law identity on the network", limits=reach),
+        Panel("AUC, measured − predicted", gaps, {"as predicted": 0.0}, title="what a control explains"),
     ]
     first = f"{int(said['n'].iloc[0])} noised latents or {int(gap['n'].iloc[0])} images"
     n = (

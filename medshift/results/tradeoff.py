@@ -144,7 +144,7 @@ def spectra_figures(
         curves.append(Curve(f"MedShift, {PUBLISHED}", list(wide.index / pitch), list(euler), dashed=True))
         n = f"n = {len(heads)} views of {len(set(heads))} heads; shaded: 95 % over heads; dashed: a mean, no interval"
         panel = Panel("power over the target's", curves, {"as the target": 1.0},
-                      xlabel="spatial frequency at the isocentre [1/mm]", x="log", log_y=True)  # fmt: skip
+                      xlabel="spatial frequency at the isocentre [1/mm]", x="linear", log_y=True)  # fmt: skip
         title = f"T2: {source} → {target}"
         caption = (
             "Radial power spectra over that of one exposure of the target, unseen heads, at the τ validation chose, "
