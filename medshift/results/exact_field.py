@@ -105,12 +105,12 @@ def control(
     """
     found, images = open_codec(codec), open_images(views).training(STATISTICS_IMAGES)
     latents = {domain: found.encode(images[DOMAINS.index(domain)]).float() for domain in pair}
-    shape, size = latents[pair[0]].shape[1:], images[0].shape[-2:]
-    laws = [Components.fit(latents[domain].flatten(1)) for domain in pair]
+    shape, size = latents[pair[0]].shape[1:], (int(images[0].shape[-2]), int(images[0].shape[-1]))
+    source, target = (Components.fit(latents[domain].flatten(1)) for domain in pair)
     groups, rows = np.arange(n) % heads, []
     for draw in range(draws):
         generator = torch.Generator().manual_seed(1000 * seed + draw)
-        x, y = (law.sample(n, generator) for law in laws)
+        x, y = source.sample(n, generator), target.sample(n, generator)
         noise = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64)
         truth = found.decode(y.float().unflatten(1, shape), size)
         for tau in taus:
@@ -118,7 +118,7 @@ def control(
                 interpolate(s, e, torch.tensor(tau)).float().unflatten(1, shape)
                 for s, e in zip((x, y), noise, strict=True)
             )
-            output = found.decode(translate(x, *laws, tau).float().unflatten(1, shape), size)
+            output = found.decode(translate(x, source, target, tau).float().unflatten(1, shape), size)
             predicted = domain_auc(a, b, groups, groups).value
             rows.append({"draw": draw, "tau": tau, "predicted": predicted,
                          "measured": domain_auc(output, truth, groups, groups).value})  # fmt: skip

@@ -52,6 +52,24 @@ def measured(
     return row | {"p": head_test(values[there], heads[there], null).p}
 
 
+def ratio_over_heads(
+    power: np.ndarray, reference: np.ndarray, heads: ArrayLike
+) -> tuple[list[float], list[float], list[float]]:
+    """Mean of power (N,K) over that of a reference (N,K), column by column, with the ends of its 95 % interval.
+
+    Each head has one ratio, of its mean powers; their geometric mean and t interval are taken.
+    """
+    labels = np.asarray(heads)
+    units = np.unique(labels)
+    means = [np.stack([some[labels == head].mean(axis=0) for head in units]) for some in (power, reference)]
+    found = [over_heads(logs, units) for logs in np.log(means[0] / means[1]).T]
+    return (
+        [float(np.exp(f.mean)) for f in found],
+        [float(np.exp(f.low)) for f in found],
+        [float(np.exp(f.high)) for f in found],
+    )
+
+
 def left_out(number: Callable[[Any], float], heads: ArrayLike, confidence: float = 0.95) -> Interval:
     """A number of all heads with its jackknife t interval, each head left out in turn (Tukey 1958).
 

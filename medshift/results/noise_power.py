@@ -26,7 +26,7 @@ from medshift.metrics.noise import (
     variance_against_mean,
 )
 from medshift.metrics.structure import masked_mean
-from medshift.results.findings import left_out, measured, over_heads
+from medshift.results.findings import left_out, measured, over_heads, ratio_over_heads
 from medshift.stages.objects import ABSENT
 from medshift.viz.evidence import Curve, Panel, fig_panels
 
@@ -85,8 +85,8 @@ def noise_table(untouched: Path, objects: Path, pair: tuple[str, str]) -> pd.Dat
 
         def spectrum(head: Any, stack: Tensor = stack) -> float:
             kept = np.flatnonzero(heads != head)
-            noise = [noise_from_pair(x[0, kept], x[1, kept]) for x in (stack, target)]
-            return spectrum_distance(*noise, views.open_field[kept], views.open_field[kept])
+            ours, theirs = (noise_from_pair(x[0, kept], x[1, kept]) for x in (stack, target))
+            return spectrum_distance(ours, theirs, views.open_field[kept], views.open_field[kept])
 
         def variance(head: Any, stack: Tensor = stack) -> float:
             kept = np.flatnonzero(heads != head)
@@ -118,15 +118,13 @@ def noise_figure(untouched: Path, objects: Path, pair: tuple[str, str], footer: 
     powers, lines = {}, []
     for name, stack in every.items():
         frequency, power = noise_power_spectrum(noise_from_pair(stack[0], stack[1]), views.open_field)
-        powers[name] = pd.DataFrame(power.numpy()).groupby(heads).mean()
+        powers[name] = power.numpy()
         curve = variance_against_mean(stack, mask, BINS)
         lines.append(Curve(name, list(curve.mean), list(curve.variance), dashed=name == "target"))
     spectra = []
     for name in (MEDSHIFT, FLOOR, NOTHING):
-        logs = np.log(powers[name] / powers["target"])
-        found = [over_heads(logs[k], logs.index) for k in logs]
-        ends = [[float(np.exp(getattr(f, end))) for f in found] for end in ("mean", "low", "high")]
-        spectra.append(Curve(name, list(frequency.numpy()), *ends))
+        y, low, high = ratio_over_heads(powers[name], powers["target"], heads)
+        spectra.append(Curve(name, list(frequency.numpy()), y, low, high))
     panels = [
         Panel("noise power over the target's", spectra, {"as the target": 1.0}, xlabel="cycles/pixel", x="linear",
               log_y=True, title="spectrum"),

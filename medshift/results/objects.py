@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,12 @@ def _observed(sets: dict[str, list[Tensor]], channels: Tensor, heads: np.ndarray
     """d' of both sets as text with intervals, and their ratio."""
 
     def squared(name: str, rows: np.ndarray) -> float:
-        found = hotelling_dprime(*(x[:, rows] for x in sets[name]), channels[rows])
+        present, absent = (x[:, rows] for x in sets[name])
+        found = hotelling_dprime(present, absent, channels[rows])
         return float((found * found.abs()).mean())  # d' of a noisy estimate averages as its signed square
+
+    def without(name: str, head: Any) -> float:
+        return squared(name, np.flatnonzero(heads != head))
 
     every, least = np.arange(len(heads)), min(int((heads != head).sum()) for head in set(heads))
     row: dict[str, Any] = {}
@@ -184,7 +189,7 @@ def _observed(sets: dict[str, list[Tensor]], channels: Tensor, heads: np.ndarray
         value = squared(name, every)
         text = f"{_root(value):.2f}"
         if len(set(heads)) > 2 and _enough(least, exposures):
-            found = left_out(lambda head, name=name: squared(name, np.flatnonzero(heads != head)), heads)
+            found = left_out(partial(without, name), heads)
             text += f" [{_root(found.low):.2f}, {_root(found.high):.2f}]"
         row[f"d' in {name}"] = text
     ratio = _root(squared("translation", every)) / _root(squared("truth", every))

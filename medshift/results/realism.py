@@ -58,7 +58,7 @@ def realism_table(judged: Path) -> pd.DataFrame:
     size = groups.size()
     for column in columns:
         if 0 < counts[column].sum() < size.sum():
-            means.insert(means.columns.get_loc(column) + 1, f"views with {column}", counts[column])
+            means.insert(list(means.columns).index(column) + 1, f"views with {column}", counts[column])
     means.insert(0, "views", size)
     wide = sets[(sets["method"] != SAME_LAW) & sets["value"].notna()].pivot_table(
         index=["method", "tau"], columns="column", values="value", sort=False

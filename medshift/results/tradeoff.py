@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from medshift.data.domains import EvaluationSet
 from medshift.data.views import FIELD_OF_VIEW
 from medshift.evaluate import FAILURE_DB, TWIN, headroom, summary
 from medshift.metrics.physics import radial_power_spectrum
-from medshift.results.findings import over_heads, stated
+from medshift.results.findings import ratio_over_heads, stated
 from medshift.results.realism import nearest_tau
 from medshift.stages.sweep import MEDSHIFT, load_sweep
 from medshift.tradeoff import HEUN, PUBLISHED, spread_over_views
@@ -127,7 +127,8 @@ def spectra_figures(
     """
     means, chosen = _read(study, "spectra"), json.loads((study / "chosen.json").read_text())
     pitch = sum(FIELD_OF_VIEW) / 2 / size
-    for (source, target), rows in means.groupby(["source", "target"], sort=False):
+    for key, rows in means.groupby(["source", "target"], sort=False):
+        source, target = cast(tuple[str, str], key)
         swept = load_sweep(sweeps[source])[MEDSHIFT]
         tau = nearest_tau(pd.Series(list(swept)), chosen[f"{source} > {target} | {HEUN}"])
         some = EvaluationSet(views, "T2", limit=len(swept[tau]))
@@ -157,11 +158,8 @@ def ratio_curve(name: str, images: Tensor, reference: Tensor, heads: np.ndarray,
     """Radial power of images (N,1,H,W) over a reference's, geometric mean over heads with its t interval, by [1/mm]."""
     frequency, power = radial_power_spectrum(images)
     _, other = radial_power_spectrum(reference)
-    tables = [pd.DataFrame(p.double().numpy()).groupby(heads).mean() for p in (power, other)]
-    logs = np.log(tables[0] / tables[1])
-    found = [over_heads(logs[k], logs.index) for k in logs]
-    ends = [[float(np.exp(getattr(f, end))) for f in found] for end in ("mean", "low", "high")]
-    return Curve(name, list((frequency / pitch).numpy()), *ends)
+    y, low, high = ratio_over_heads(power.double().numpy(), other.double().numpy(), heads)
+    return Curve(name, list((frequency / pitch).numpy()), y, low, high)
 
 
 def tradeoff_findings(study: Path) -> list[dict[str, Any]]:
