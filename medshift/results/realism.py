@@ -145,7 +145,7 @@ def realism_structure_figure(judged: Path, pair: str, footer: str) -> tuple[str,
     scores = scores_of(judged)
     n = (
         f"n = {int(scores.groupby(['method', 'tau']).size().iloc[0])} against as many of other views, of "
-        f"{scores['head'].nunique()} unseen heads; bars: 95 % over heads, of KID over subsets of heads"
+        f"{scores['head'].nunique()} unseen heads; bars: 95 % over heads"
     )
     caption = (
         f"Realism against structure as the paper draws it (top), and against the truth (bottom), {pair}; from the "
