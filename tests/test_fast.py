@@ -15,15 +15,13 @@ from medshift import fast as fast_module
 from medshift.adapters import AdaptedVelocity
 from medshift.codec import PatchCodec
 from medshift.errors import CheckpointError, ParameterError
-from medshift.fast import KEPT_TIMES, KIND, NETWORK, compiled, fast, load_fast
-from medshift.flow_training import FlowMatching, load_flow
+from medshift.fast import KEPT_TIMES, KIND, NETWORK, FastVelocity, compiled, fast, load_fast
+from medshift.flow_training import load_flow
 from medshift.guidance import CountingVelocity, guided
-from medshift.latents_once import latents_once
 from medshift.lean_network import Conditioning, arranged, doubling_kernel
 from medshift.many import sweep
 from medshift.network import TIME_SCALE, VelocityNetwork, build_network
 from medshift.ode import time_grid
-from medshift.train import TrainConfig, train
 from medshift.translate import AS_PUBLISHED, MedShift
 
 K = 5
@@ -312,6 +310,76 @@ def test_each_size_is_compiled_once_and_too_many_are_said(monkeypatch):
     assert torch.equal(found[0], fast(awake(), dtype=torch.float32)(x, torch.tensor(0.5), label))
 
 
+def test_a_shape_that_comes_seldom_is_not_compiled(monkeypatch):
+    made = []
+
+    def graph(lean, device):
+        made.append(device)
+        return lambda x, rows: lean(x, rows)
+
+    monkeypatch.setattr(fast_module, "_compile", graph)
+    velocity = compiled(fast(awake(), dtype=torch.float32), sizes=1, after=3)
+    for n in (1, 2, 1, 2, 1, 2):  # three of each
+        velocity(*_asked(n))
+    assert not made
+    velocity(*_asked(1))
+    assert len(made) == 1
+    with pytest.raises(ParameterError, match="after -1"):
+        compiled(velocity, after=-1)
+
+
+def _asked(n):
+    x, label = batch(n)
+    return x, torch.tensor(0.5), label
+
+
+class Small:
+    """A network that holds so many rows at once, and a compiler that needs memory beside."""
+
+    def __init__(self, lean, holds):
+        self.lean, self.holds, self.sizes = lean, holds, []
+
+    def __call__(self, x, rows):
+        self.sizes.append(len(x))
+        if len(x) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.lean(x, rows)
+
+
+def test_rows_that_do_not_fit_are_evaluated_in_parts_from_then_on():
+    plain = fast(awake(), dtype=torch.float32)
+    small = FastVelocity(plain.conditioning, plain.lean, Small(plain.lean, holds=2))
+    with pytest.warns(UserWarning, match="Memory ran out") as said:
+        found = small(*_asked(5))
+    assert distance(found, plain(*_asked(5))) < 1e-6 and small.evaluate.sizes == [5, 2, 2, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(small(*_asked(5)), found)
+    assert len(said) == 1 and small.evaluate.sizes[4:] == [2, 2, 1]
+    none = FastVelocity(plain.conditioning, plain.lean, Small(plain.lean, holds=0))
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+        none(*_asked(2))
+
+
+def test_memory_that_runs_out_in_the_compiler_is_called_that(monkeypatch):
+    def fail(*args):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("backend failed") from error
+
+    monkeypatch.setattr(fast_module, "_compile", lambda lean, device: fail)
+    plain = fast(awake(), dtype=torch.float32)
+    quick = compiled(plain)
+    with pytest.warns(UserWarning, match="memory ran out while the network was compiled"):
+        assert torch.equal(quick(*_asked(2)), plain(*_asked(2)))
+    tried = fast_module._Compiled(Small(plain.lean, holds=0), sizes=4, after=0)
+    with warnings.catch_warnings(), pytest.raises(torch.OutOfMemoryError):  # the network's own memory: no word of it
+        warnings.simplefilter("error")
+        tried(batch(1)[0], plain.rows(torch.tensor(0.5), torch.tensor([0])))
+    assert not tried.given_up
+
+
 @pytest.mark.slow
 def test_compiled_equals_plain():
     velocity = fast(awake(), dtype=torch.float32)
@@ -356,23 +424,6 @@ def test_a_sweep_tells_bad_input_before_it_evaluates():
     with pytest.raises(ParameterError, match="tau is 2"):
         sweep(model, images, 1, (0,), (0.5, 2))
     assert count.calls == 0
-
-
-def test_training_on_latents_encoded_once_gives_the_same_weights_bit_for_bit(tmp_path):
-    codec = PatchCodec(2).fit(torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(1)))
-    images = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels, fingerprint = torch.arange(4), codec.fingerprint()
-    weights = []
-    for used, data in ((codec, images), (latents_once(codec), codec.encode(images))):
-        network = awake().requires_grad_(True)
-        method = FlowMatching(network, used, tuple("abcde"))
-        folder = tmp_path / str(len(weights))
-        records = train(method, lambda step, g, data=data: (data, labels), folder=folder, config=TrainConfig(steps=3))
-        assert len(list(records)) == 3
-        weights.append(load_flow(folder).sha256)
-        assert load_flow(folder).codec.fingerprint() == fingerprint
-    assert weights[0] == weights[1]
-    assert torch.equal(codec.encode(images), PatchCodec(2, codec.mean, codec.std).encode(images))
 
 
 def test_lean_network_takes_fewer_products():
