@@ -99,5 +99,22 @@ def test_rows_that_draw_noise_are_judged_over_several_draws(smoke):
             assert row.random == bool(draws_of(translator, knobs)), row.name
 
 
+def test_a_profile_may_shorten_every_solver_and_nothing_else(smoke):
+    profile, made = smoke
+    steps = profile.comparison.steps
+    own = profile.model_copy(update={"comparison": profile.comparison.model_copy(update={"steps": 0})})
+    short, full = (comparison_plans(p, made, seed=0) for p in (profile, own))
+    assert steps > 0 and short.keys() == full.keys()
+    for row in ROWS:
+        before, after = (found[f"compared {row.name}"].arguments for found in (full, short))
+        solved = row.family in ("free", "attention") or row.method.startswith(("same", "two", "bridge"))
+        assert after == before | {"knobs": {**before["knobs"], **({"steps": steps} if solved else {})}}, row.name
+        if row.family == "free":
+            model = MedShift(lambda x, t, label: x, PatchCodec(2), 5)
+            assert free(row.method, model, **row.options).nfe(**{"tau": 0.3, **after["knobs"]} if row.chosen
+                                                              else after["knobs"]) <= 10 * steps  # fmt: skip
+    assert load_profile("cpu").comparison.steps == load_profile("gpu").comparison.steps == 0
+
+
 def test_sdedits_tau_is_that_of_the_published_strengths():
     assert MATCHED == {s: pytest.approx(matched_tau(s, "sd"), abs=5e-4) for s in STRENGTHS}

@@ -22,6 +22,8 @@ from medshift.repro.stage import Plan
 
 PAIR = PAIRS[0]
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+# Methods that run a solver on a grid of times, whose `steps` are its intervals.
+SOLVED = (*FREE_MODULES, "z-star", "medshift-same-budget", "two-networks", "direct-bridge", "direct-bridge-reflow")
 ALL, HEADLINE, VALIDATION = "all", "T2", "validation"
 
 
@@ -109,9 +111,10 @@ def searched_plan(
         weights[base] = shipped_plan(profile, base, live := training_plan(profile, made, base, seed=seed)) or live
     changed = replace(trainings[name], config={**trainings[name].config, **config})
     weights[name] = _training(profile, made, changed, weights, seed=seed, images=images)
-    row = Row(name, "", "trained", name, knobs={**changed.knobs, **knobs})
+    row = Row(name, "", "trained", name, knobs=changed.knobs)
     plan = _compared(profile, made, weights, row, trainings, seed=seed)
-    return replace(plan, arguments={**plan.arguments, "roles": {VALIDATION: views}, "headline": VALIDATION})
+    own = {"roles": {VALIDATION: views}, "headline": VALIDATION, "knobs": {**plan.arguments["knobs"], **knobs}}
+    return replace(plan, arguments={**plan.arguments, **own})
 
 
 def _training(
@@ -131,7 +134,7 @@ def _training(
         "target": PAIR[1],
         "images": images or own.images,
         "checkpoint_every": own.checkpoint_every,
-        "knobs": dict(training.knobs),
+        "knobs": _with_steps(profile, training.kind, training.knobs),
         "seed": seed + training.seed,
     }
     inputs = {"views": made["views"], "codec": made["codec"]}
@@ -142,6 +145,12 @@ def _training(
     module = TRAINED[training.kind][0]
     label = f"training {training.kind}"
     return Plan("trained", "medshift.stages.trained", arguments, inputs, label, also=(module,))
+
+
+def _with_steps(profile: Profile, method: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Knobs, with the profile's number of steps if it has one and the method runs a solver."""
+    steps = profile.comparison.steps
+    return {**knobs, "steps": steps} if steps and method in SOLVED else dict(knobs)
 
 
 def pairs_plan(made: Mapping[str, Plan]) -> Plan:
@@ -190,11 +199,12 @@ def _compared(
     seed: int,
 ) -> Plan:
     own = profile.comparison
+    method = trainings[row.method].kind if row.family == "trained" else row.method
     arguments = {
         "family": row.family,
-        "method": trainings[row.method].kind if row.family == "trained" else row.method,
+        "method": method,
         "options": dict(row.options),
-        "knobs": dict(row.knobs),
+        "knobs": _with_steps(profile, method, row.knobs),
         "candidates": [{"tau": tau} for tau in own.taus] if row.chosen else [],
         "draws": min(own.draws, row.most_draws or own.draws) if row.random else 1,
         "source": PAIR[0],

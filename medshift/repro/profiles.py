@@ -112,7 +112,8 @@ class ComparisonProfile(_Strict):
 
     Images that every trained method sees, and between its checkpoints; views of each tier; validation views on which
     tau is chosen, and the values it is chosen from; draws of noise for SDEdit and others that are random; seeds under
-    which every training is done; trainings that are done live although their weights are shipped.
+    which every training is done; trainings that are done live although their weights are shipped; intervals of every
+    solver in place of each method's own, for tests (0: each its own).
     """
 
     images: int = Field(ge=1)
@@ -123,6 +124,7 @@ class ComparisonProfile(_Strict):
     draws: int = Field(ge=1)
     seeds: int = Field(1, ge=1, le=3)
     live: list[str] = []
+    steps: int = Field(0, ge=0)
 
 
 class AdaptiveProfile(_Strict):

@@ -108,7 +108,7 @@ def build(
     chosen = dict(knobs)
     if candidates:
         tried = [dict(knobs) | dict(c) for c in candidates]
-        one = {"source": source, "target": target, "searched": searched, "batch": batch, "seed": seed}
+        one = {"source": source, "target": target, "searched": searched, "batch": batch, "seed": seed}  # type: dict[str, Any]
         chosen |= search(job, made.translator, made.codec, tried, **one)
     for k, (role, n) in enumerate(roles.items()):
         images = EvaluationSet(folder, role, limit=n).exposure(source, 0)

@@ -56,7 +56,7 @@ def search(
     rows = [
         {"knobs": json.dumps(dict(knobs)), "psnr": float(psnr(output, truth, mask).mean()), "edge": "none"}
         for knobs, output in zip(candidates, outputs, strict=True)
-    ]
+    ]  # type: list[dict[str, Any]]
     best = max(range(len(rows)), key=lambda k: float(rows[k]["psnr"]))
     rows[best]["edge"] = edge_of(candidates[best]["tau"], [knobs["tau"] for knobs in candidates])
     pd.DataFrame(rows).to_csv(job.folder / "search.csv", index=False)
