@@ -1,6 +1,7 @@
 """Edges of drawings whose edges are known."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medshift.errors import ParameterError
-from medshift.metrics.edges import INVENTED, KEPT, LOST, edge_map, edge_thresholds, margin
+from medshift.metrics import edges
+from medshift.metrics.edges import INVENTED, KEPT, LOST, EdgeMap, head_of, margin
 
 SIDE = 96
+AIR = 0.9
+
+
+def everywhere(image: Tensor) -> Tensor:
+    """A head that fills the image, so that every edge of a drawing counts."""
+    return torch.ones(len(image), 1, *image.shape[2:], dtype=torch.bool)
+
+
+def edge_map(output: Tensor, reference: Tensor, mask: Tensor | None = None, **options: Any) -> EdgeMap:
+    return edges.edge_map(output, reference, mask, head=everywhere(reference), **options)
+
+
+def edge_thresholds(reference: Tensor, **options: Any) -> Tensor:
+    return edges.edge_thresholds(reference, head=everywhere(reference), **options)
 
 
 def block(image: Tensor, rows: tuple[int, int], columns: tuple[int, int], contrast: float) -> Tensor:
@@ -202,3 +218,69 @@ def test_images_and_options_out_of_range_are_refused() -> None:
     narrow[..., 40 : 40 + 2 * margin(), :] = True
     with pytest.raises(ParameterError, match="narrower"):
         edge_map(image, image, narrow)
+    with pytest.raises(ParameterError, match="head must be bool"):
+        edges.edge_map(image, image, head=torch.ones(1, 1, 3, 3, dtype=torch.bool))
+
+
+# A head in air: an outline of contrast 1.2, and structures inside of a quarter of it.
+
+
+def skull(dx: int = 0, *, inside: bool = True) -> Tensor:
+    image = block(torch.full((1, 1, SIDE, SIDE), AIR), (12, 84), (12 + dx, 84 + dx), -1.2)
+    return block(image, (24, 40), (24, 72), -0.3) if inside else image
+
+
+def with_bone(image: Tensor) -> Tensor:
+    return block(image, (52, 64), (30, 66), -0.3)
+
+
+def test_a_bone_inside_the_head_is_invented_or_lost_though_the_outline_is_four_times_as_steep() -> None:
+    added, removed = edges.edge_map(with_bone(skull()), skull()), edges.edge_map(skull(), with_bone(skull()))
+    assert int(added.invented) == pytest.approx(2 * (11 + 35), abs=10) and added.lost == 0 and added.recall == 1
+    assert int(removed.lost) == pytest.approx(2 * (11 + 35), abs=10) and removed.invented == 0
+    assert removed.precision == 1 and float(removed.recall) == pytest.approx(0.58, abs=0.05)
+    where = (added.labels[0] == INVENTED).nonzero()
+    assert where.min(0).values.tolist() == pytest.approx([52, 30], abs=1)
+    assert where.max(0).values.tolist() == pytest.approx([63, 65], abs=1)
+    blind = edge_map(with_bone(skull()), skull())
+    assert blind.invented == 0, "thresholds of the whole image see the outline alone"
+
+
+def test_the_outline_alone_is_no_edge_and_saves_no_output() -> None:
+    empty = edges.edge_map(skull(inside=False), skull(inside=False))
+    assert empty.edges == 0 and empty.precision.isnan() and empty.recall.isnan()
+    smeared = edges.edge_map(skull(inside=False), skull())
+    assert smeared.recall == 0 and smeared.lost == smeared.edges > 100 and smeared.precision.isnan()
+    assert edge_map(skull(inside=False), skull()).recall > 0.9, "with the outline it would pass"
+    for dx in (1, 3):
+        moved = edges.edge_map(skull(dx, inside=False), skull(inside=False))
+        assert moved.invented == 0 and moved.lost == 0
+
+
+def test_what_appears_in_the_air_is_invented() -> None:
+    small = block(torch.full((1, 1, SIDE, SIDE), AIR), (12, 60), (12, 60), -1.2)
+    small = block(small, (28, 44), (24, 48), -0.3)
+    ghost = edges.edge_map(block(small, (72, 84), (20, 76), -0.3), small)
+    assert int(ghost.invented) == pytest.approx(2 * (11 + 55), abs=10) and ghost.recall == 1
+
+
+def test_the_head_is_what_is_darker_than_air_with_its_holes() -> None:
+    within, at_least = torch.zeros(2, 1, 1, SIDE, SIDE, dtype=torch.bool)
+    within[..., 12:84, 12:84] = True
+    at_least[..., 14:82, 14:82] = True
+    noise = 0.05 * torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    for image in (skull(), skull() + noise, block(skull(), (60, 70), (40, 60), 1.2)):
+        found = head_of(image)
+        # Smoothing rounds the corners off.
+        assert not (found & ~within).any() and (at_least & ~found).sum() <= 8
+    mask = torch.ones_like(within)
+    mask[..., 70:, :] = False
+    assert not head_of(skull(), mask)[..., 70:, :].any()
+    assert torch.equal(head_of(torch.cat([skull(), square()]))[1:], head_of(square()))
+
+
+def test_without_a_head_there_is_no_threshold_and_no_edge() -> None:
+    flat = torch.zeros_like(square())
+    assert not head_of(flat).any() and edges.edge_thresholds(flat).isinf().all()
+    found = edges.edge_map(square(), flat)
+    assert found.edges == found.invented == found.kept == 0 and found.precision.isnan() and found.recall.isnan()

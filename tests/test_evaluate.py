@@ -11,6 +11,7 @@ from medshift.baselines.identity import Identity
 from medshift.codec import PatchCodec
 from medshift.data.domains import EvaluationSet, ViewCounts, plan_views, render
 from medshift.data.heads import Heads, HeadSplit
+from medshift.errors import ParameterError
 from medshift.evaluate import TWIN, choose_tau, headroom, score, score_floors, summary, tau_sweep, translate_taus
 from medshift.translate import MedShift
 
@@ -79,3 +80,45 @@ def test_tau_is_the_best_mean_and_summary_has_intervals(views: EvaluationSet) ->
     table = summary(sweep, ["solver", "tau"])
     assert list(table["tau"]) == [0.1, 0.2] and (table["psnr_clean_low"] <= table["psnr_clean_high"]).all()
     assert set(table["heads"]) == {4}
+
+
+def rows(values: np.ndarray, **labels: object) -> pd.DataFrame:
+    n = len(values)
+    return pd.DataFrame({"view": range(n), "head": np.arange(n) % 4, "region": "a", "psnr_clean": values}).assign(
+        **labels
+    )
+
+
+def scored() -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    base = 25 + rng.normal(size=24)
+    floors = [rows(base, method="low"), rows(base + 3 + rng.normal(size=24), method="high")]
+    twin = rows(base + 8, method=TWIN)
+    return rows(base + 5 + rng.normal(size=24)), pd.concat([*floors, twin], ignore_index=True)
+
+
+def test_headroom_compares_views_by_their_number_in_whatever_order() -> None:
+    method, floors = scored()
+    interval, best = headroom(method, floors)
+    means = floors.groupby("method")["psnr_clean"].mean()
+    expected = (method["psnr_clean"].mean() - means["high"]) / (means[TWIN] - means["high"])
+    assert best == "high" and interval.mean == pytest.approx(expected) and interval.heads == 4
+    mixed, _ = headroom(method.sample(frac=1, random_state=1), floors.sample(frac=1, random_state=2))
+    assert (mixed.low, mixed.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_headroom_of_rows_that_do_not_fit_is_refused() -> None:
+    method, floors = scored()
+    twice = pd.concat([method, method.iloc[:1]])
+    no_room = floors.assign(psnr_clean=floors["psnr_clean"].where(floors["method"] != TWIN, 0.0))
+    for ours, theirs, message in (
+        (method, floors[floors["method"] != TWIN], "needs a floor and the rows of 'noise twin'"),
+        (method, floors[floors["method"] == TWIN], "needs a floor"),
+        (method.iloc[1:], floors, "score both on the same"),
+        (method, floors.drop(index=floors.index[-1]), "score both on the same"),
+        (twice, floors, "several rows"),
+        (method, pd.concat([floors, floors]), "several rows"),
+        (method, no_room, "no headroom"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            headroom(ours, theirs)

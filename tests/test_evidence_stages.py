@@ -134,6 +134,28 @@ def test_missing_weights_are_told_in_place_of_a_number(verdicts) -> None:
     assert sets[~sets["features"].isin(["CLIP", "AlexNet"])]["value"].notna().all()
 
 
+def test_every_metric_of_sets_that_is_computed_has_an_interval(verdicts) -> None:
+    _, sets = verdicts
+    made = sets[sets["value"].notna()]
+    assert set(made["metric"]) >= {*judged.DEEP, "AUC", "histogram W1", "spectrum distance", "pixels outside"}
+    assert made[["low", "high"]].notna().all(axis=None)
+    assert (made["low"] <= made["value"]).all() and (made["value"] <= made["high"]).all()
+
+
+def test_what_overshoots_the_display_is_judged_and_its_share_reported(inputs) -> None:
+    every, some = (EvaluationSet(inputs["views"], "T2", limit=n) for n in (16, 8))
+    judge_ = judged.SetJudge(every, some, **PAIR, deep=["ST-AlexNet"], components=2, neighbours=2, device="cpu")
+    images = some.exposure("real-normal", 1)
+    wild, where = images.clone(), some.open_field.flatten(1).double().cumsum(1).reshape(images.shape)
+    wild[(where <= 10) & some.open_field] = 2.0  # ten open pixels of each image
+    rows = {row["metric"]: row for row in judge_.rows(wild)}
+    share = (10 / some.open_field.flatten(1).sum(1)).mean()
+    assert rows["pixels outside"]["value"] == pytest.approx(float(share)) and "2.00" in rows["pixels outside"]["note"]
+    clamped = {row["metric"]: row for row in judge_.rows(wild.clamp(max=1.0))}
+    assert clamped["pixels outside"]["value"] == 0 and clamped["FID"]["value"] == rows["FID"]["value"]
+    assert clamped["histogram W1"]["value"] < rows["histogram W1"]["value"], "other metrics see the translation itself"
+
+
 def test_the_reference_shares_no_view_with_what_is_judged(inputs) -> None:
     every = EvaluationSet(inputs["views"], "T2", limit=16)
     some = EvaluationSet(inputs["views"], "T2", limit=8)

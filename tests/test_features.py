@@ -132,10 +132,6 @@ def test_double_and_autocast_make_no_difference() -> None:
 # --- names, and weights that are not there ---
 
 
-def test_metrics_say_whose_features_they_are_of() -> None:
-    assert extractor("ST-VGG").column("FID") == "FID (ST-VGG)"
-
-
 def test_names_and_batches_that_are_none_are_refused() -> None:
     for call in (extractor, why_not):
         with pytest.raises(ParameterError, match="ST-AlexNet, ST-VGG, Inception, CLIP"):

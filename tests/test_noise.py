@@ -1,5 +1,7 @@
 """Noise spectra, variance against mean and histogram distance against closed forms and other implementations."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -11,13 +13,15 @@ from scipy.stats import wasserstein_distance
 from medshift.errors import ParameterError
 from medshift.metrics.noise import (
     VarianceCurve,
+    grey_histograms,
     histogram_w1,
+    histograms_w1,
     noise_from_pair,
     noise_from_residual,
     noise_power_spectrum,
+    power_distance,
     spectrum_distance,
     variance_against_mean,
-    variance_line,
 )
 from medshift.metrics.physics import high_pass_std
 
@@ -114,20 +118,24 @@ def poisson_gaussian(
     return torch.from_numpy(gain * counts + np.sqrt(floor) * rng.normal(size=counts.shape))
 
 
+def line(curve: VarianceCurve) -> Any:
+    """The weighted least squares line through a curve: intercept and slope, with their standard errors."""
+    return sm.WLS(curve.variance, sm.add_constant(curve.mean), weights=curve.count / curve.variance**2).fit()
+
+
 def test_line_of_variance_against_mean_is_recovered_within_its_errors() -> None:
     gain, floor = 0.05, 0.1
     for seed in range(4):
-        line = variance_line(variance_against_mean(poisson_gaussian(8, gain, floor, seed)))
-        assert abs(line.slope - gain) < 4 * line.slope_error < 0.1 * gain
-        assert abs(line.intercept - floor) < 4 * line.intercept_error < 0.3 * floor
+        fit = line(variance_against_mean(poisson_gaussian(8, gain, floor, seed)))
+        assert (np.abs(fit.params - [floor, gain]) < 4 * fit.bse).all()
+        assert (4 * fit.bse < [0.3 * floor, 0.1 * gain]).all()
 
 
 def test_slope_is_not_flattened_where_noise_is_as_wide_as_the_signal() -> None:
     # Signals of 100 to 110 quanta with noise of 10: bins chosen by the measured mean itself would give half the slope.
     gain, floor = 1.0, 200.0
     slopes = [
-        variance_line(variance_against_mean(poisson_gaussian(8, gain, floor, 50 + s, 60.0, 140.0))).slope
-        for s in range(24)
+        line(variance_against_mean(poisson_gaussian(8, gain, floor, 50 + s, 60.0, 140.0))).params[1] for s in range(24)
     ]
     assert np.mean(slopes) == pytest.approx(gain, abs=0.12)
 
@@ -140,24 +148,6 @@ def test_curve_counts_every_open_pixel_once_and_skips_closed_ones() -> None:
     assert curve.count.sum() == 64 * 64 and (np.diff(curve.mean) > 0).all()
     spoiled = torch.where(mask, stack, torch.full_like(stack, 1e6))
     np.testing.assert_array_equal(variance_against_mean(spoiled, mask, bins=7).variance, curve.variance)
-
-
-def test_line_and_its_errors_are_those_of_weighted_least_squares() -> None:
-    mean, count = np.array([1.0, 2.0, 4.0, 8.0, 9.0]), np.array([10, 20, 30, 40, 10])
-    variance = np.array([1.1, 1.4, 2.7, 4.4, 5.1])
-    design = sm.add_constant(mean)
-    rough = sm.WLS(variance, design, weights=count).fit().predict(design)
-    expected = sm.WLS(variance, design, weights=count / rough**2).fit()
-    line = variance_line(VarianceCurve(mean, variance, count))
-    np.testing.assert_allclose([line.intercept, line.slope], expected.params, rtol=1e-9)
-    np.testing.assert_allclose([line.intercept_error, line.slope_error], expected.bse, rtol=1e-9)
-
-
-def test_exact_points_give_their_line() -> None:
-    mean = np.array([1.0, 2.0, 4.0, 8.0])
-    line = variance_line(VarianceCurve(mean, 0.5 + 0.25 * mean, np.array([10, 10, 10, 90])))
-    assert line.slope == pytest.approx(0.25) and line.intercept == pytest.approx(0.5)
-    assert line.slope_error == pytest.approx(0, abs=1e-9)
 
 
 @given(shift=st.floats(-1.5, 1.5))
@@ -211,11 +201,27 @@ def test_what_cannot_be_measured_is_refused() -> None:
         histogram_w1(image[:0], image)
 
 
-def test_lines_that_do_not_exist_are_refused() -> None:
-    count = np.full(4, 10)
-    with pytest.raises(ParameterError, match="different means"):
-        variance_line(VarianceCurve(np.ones(4), np.arange(4.0), count))
-    with pytest.raises(ParameterError, match="saturated"):
-        variance_line(VarianceCurve(np.arange(4.0), np.zeros(4), count))
-    with pytest.raises(ParameterError, match="different means"):
-        variance_line(variance_against_mean(torch.ones(4, 1, 1, 16, 16), bins=4))
+def test_a_distance_of_histograms_is_the_exact_one_to_a_bin() -> None:
+    a, b = white(3, 11, side=20), 0.5 * white(5, 12, side=20) + 0.1
+    mask_a, mask_b = a > -0.5, b < 0.8
+    first, other, middles = grey_histograms(a, b, mask_a, mask_b)
+    assert first.sum() == mask_a.sum() and other.sum() == mask_b.sum() and len(first) == 3 and len(other) == 5
+    width = middles[1] - middles[0]
+    assert histograms_w1(first, other, middles) == pytest.approx(histogram_w1(a, b, mask_a, mask_b), abs=width)
+    some = histograms_w1(first[1:], other[:4], middles)
+    assert some == pytest.approx(histogram_w1(a[1:], b[:4], mask_a[1:], mask_b[:4]), abs=width)
+    flat = torch.full_like(a, 0.3)
+    *counts, middles = grey_histograms(flat, flat)
+    assert histograms_w1(*counts, middles) == 0.0
+    with pytest.raises(ParameterError, match="no pixel"):
+        histograms_w1(0 * first, other, middles)
+
+
+def test_a_distance_of_powers_is_that_of_the_noise() -> None:
+    a, b = white(4, 8), 1.5 * white(6, 9)
+    powers = [noise_power_spectrum(x)[1].numpy() for x in (a, b)]
+    assert power_distance(*powers) == spectrum_distance(a, b)
+    with pytest.raises(ParameterError, match="K the same"):
+        power_distance(powers[0], powers[1][:, 1:])
+    with pytest.raises(ParameterError, match="no noise at all"):
+        power_distance(0 * powers[0], powers[1])
