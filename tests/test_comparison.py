@@ -27,13 +27,15 @@ from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
 from medshift.repro.runner import paper_tasks
 from medshift.repro.stage import Plan
-from medshift.results.baselines import HIGHER, Entry, headroom_of, ranks_of
+from medshift.results.baselines import HIGHER, headroom_of, ranks_of
+from medshift.results.entry import Entry
 from medshift.stages import paired_views, shipped, trained
 from medshift.stages.calling import translated
 from medshift.stages.compared import _losses
 from medshift.stages.halves import halves
 from medshift.stages.job import Job
-from medshift.viz.baselines import Dot, Plane, fig_losses, fig_methods, fig_pareto, fig_watched
+from medshift.viz.baselines import fig_losses, fig_methods, fig_watched
+from medshift.viz.pareto import Dot, Plane, fig_pareto
 from medshift.viz.theme import PALETTE
 
 SOURCE, TARGET = "synthetic-high", "real-normal"
@@ -246,7 +248,16 @@ def entry(
             "draw": 0,
         }
     )
-    for column in ("psnr_clean", "ssim_clean", "ssim_source", "st_lpips_source", "high_pass", "high_pass_target"):
+    columns = (
+        "psnr_clean",
+        "ssim_clean",
+        "ssim_source",
+        "st_lpips_source",
+        "high_pass",
+        "high_pass_target",
+        "invented",
+    )
+    for column in columns:
         table[column] = psnr + rng.normal(0, 0.01, n)
     table.to_csv(folder / "scores.csv", index=False)
     rows = [
@@ -272,10 +283,11 @@ def test_a_curve_that_still_moves_by_more_than_two_percent_is_not_converged(tmp_
     noisy = entry(
         "noisy", "g", tmp_path, psnr=30, watched=[r | {"mae": 1 + 0.004 * (-1) ** k} for k, r in enumerate(curve(0))]
     )
-    assert still.moved == pytest.approx(0.03, rel=0.05) and not still.converged
-    assert done.moved == pytest.approx(0.015, rel=0.05) and done.converged
-    assert noisy.converged  # noise around a level is no trend
-    assert entry("free", "g", tmp_path, psnr=30).converged
+    assert still.rest.moved == pytest.approx(0.03, rel=0.05) and still.rest.state == "not converged"
+    assert done.rest.moved == pytest.approx(0.015, rel=0.05) and str(done.rest) == "1.5 % (MAE)"
+    assert noisy.rankable and done.rankable and not still.rankable  # noise around a level is no trend
+    untrained = entry("free", "g", tmp_path, psnr=30)
+    assert untrained.rankable and untrained.rest.state == "no training"
 
 
 def test_headroom_is_the_share_of_the_way_from_the_best_floor_to_the_twin(tmp_path):
@@ -315,31 +327,54 @@ def test_an_unknown_training_is_one_clear_message(tmp_path, capsys):
 # Figures
 
 
-def test_the_plane_numbers_every_method_and_hollows_those_that_have_not_converged():
-    dots = [Dot(f"method {k}", f"group {k % 2}", 0.1 * k, 20.0 + k, 19.0, 25.0, hollow=k == 2) for k in range(4)]
+def test_the_plane_numbers_every_method_and_hollows_those_that_are_not_ranked():
+    dots = [
+        Dot(f"method {k}", f"group {k % 2}", 0.1 * k, 20.0 + k, (0.1 * k - 0.02, 0.1 * k + 0.02), (19.0, 25.0), k == 2)
+        for k in range(4)
+    ]
+    dots.append(Dot("repeats method 1", "group 0", 0.1, 21.0))
     figure = fig_pareto(
         [Plane(dots, [(0.1, 0.0, 20.0), (0.5, 0.3, 24.0)], "x", "y")], curve="line", title="t", footer="f"
     )
     axis, key = figure.axes
-    numbers = [text.get_text() for text in axis.texts]
-    assert [n for n in numbers if n in "1234"] == ["1", "2", "3", "4"]
+    assert [text.get_text() for text in axis.texts] == ["1", "2, 5", "3", "4", "τ 0.1"]
     names = [text.get_text() for text in key.texts]
-    assert names[:4] == ["1  method 0", "2  method 1", "3  method 2 *", "4  method 3"]
+    assert names == ["1  method 0", "2  method 1", "3  method 2", "4  method 3", "5  repeats method 1"]
     markers = [line for line in axis.lines if line.get_marker() not in ("None", None)]
-    assert [line.get_markerfacecolor() == "none" for line in markers] == [False, False, True, False]
+    assert [line.get_markerfacecolor() == "white" for line in markers] == [False, False, True, False, False]
+    level = [line for line in axis.lines if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2]
+    assert len(level) == 4  # an interval in x of each that has one
+    # The legend's markers are filled, whatever the first dot of a group is; hollow has an entry of its own.
+    handles = figure.legends[0].legend_handles
+    assert [h.get_markerfacecolor() for h in handles[:2]] == [h.get_color() for h in handles[:2]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][2:] == ["hollow: not ranked", "line"]
     plt.close(figure)
 
 
-def test_a_curve_that_still_moves_is_drawn_in_red_and_errors_stand_below_their_image():
-    figure = fig_watched({"a": ([1, 2], [1.0, 0.5], True), "b": ([1, 2], [1.0, 0.2], False)}, title="t", footer="f")
-    assert [axis.lines[0].get_color() for axis in figure.axes] == [PALETTE["blue"], PALETTE["vermilion"]]
+def test_a_curve_that_still_moves_is_drawn_in_red_below_the_frame_with_its_further_seeds():
+    curves = {"a": ([1, 2], [1.0, 0.5], True), "b": ([1, 2], [1.0, 0.2], False)}
+    figure = fig_watched(curves, title="t", footer="f", further={"b": [([1, 2], [3.0, 0.1])]})
+    a, b = figure.axes
+    assert [axis.lines[0].get_color() for axis in (a, b)] == [PALETTE["blue"], PALETTE["vermilion"]]
+    assert len(a.lines) == 1 and [line.get_color() for line in b.lines] == [PALETTE["vermilion"]] * 2
+    assert a.get_ylim()[1] > 1.0 and b.get_ylim()[1] > 3.0 and a.get_ylim()[0] == 0
     plt.close(figure)
+
+
+def test_errors_stand_below_their_image_and_each_group_begins_a_row():
     image, truth = torch.full((1, 4, 4), 0.5), torch.full((1, 4, 4), 0.25)
     figure = fig_methods(image, truth, {"m": truth}, title="t", footer="f", columns=3)
-    above, below = figure.axes[:3], figure.axes[3:]
+    above, below = figure.axes[:3], figure.axes[3:6]
     assert [axis.get_title() for axis in above] == ["source", "truth", "m"]
     assert np.allclose(below[0].images[0].get_array(), 0.25) and not below[1].images
     assert np.allclose(below[2].images[0].get_array(), 0.0)
+    plt.close(figure)
+    made, groups = {"m": truth, "n": truth, "o": image}, {"m": "first", "n": "second", "o": "second"}
+    figure = fig_methods(image, truth, made, title="t", footer="f", columns=3, groups=groups)
+    titles = [[a.get_title() for a in part.axes if a.get_title()] for part in figure.subfigs]
+    assert titles[:2] == [["source", "truth", "m"], ["n", "o"]]
+    assert [part.get_suptitle() for part in figure.subfigs[:2]] == ["first", "second"]
+    assert any("image minus truth [display units" in axis.get_xlabel() for axis in figure.axes)
     plt.close(figure)
 
 
