@@ -157,6 +157,21 @@ def test_bad_input_is_refused(wrong) -> None:
         wrong()
 
 
+def slug(heading: str) -> str:
+    """The anchor that a heading of Markdown gets."""
+    kept = "".join(c for c in heading.lower() if c.isalpha() or c.isdecimal() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def test_the_page_cites_measurements_and_repeats_none() -> None:
+    text, bench = PAGE.read_text(encoding="utf-8"), PAGE.with_name("bench.md").read_text(encoding="utf-8")
+    known = {slug(line.lstrip("# ")) for line in bench.splitlines() if line.startswith("#")}
+    cited = set(re.findall(r"bench\.md#([^)]+)\)", text))
+    assert len(cited) >= 5 and cited <= known, f"no such section of bench.md: {sorted(cited - known)}"
+    outside = re.sub(r"<!-- from: (\w+) -->\n.*?\n<!-- end -->", "", text, flags=re.DOTALL)
+    assert not re.search(r"^\|", outside, re.MULTILINE), "a table that neither the bench nor the count makes"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_page_shows_what_the_module_prints() -> None:

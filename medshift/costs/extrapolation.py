@@ -6,6 +6,7 @@ device can do in dense bfloat16. Small networks reach less than that share; what
 
     python -m medshift.costs.extrapolation                        # the tables of docs/scale.md
     python -m medshift.costs.extrapolation --teraflops 200 --price 2.5
+    python -m medshift.costs.extrapolation --steps build/steps.json --profile gpu     # from measured steps instead
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from medshift.costs import flops
 from medshift.costs.assumed import DEVICES, LINKS, Device, assumptions, markdown, ring_seconds
+from medshift.costs.measured import measured_table, measured_verdict, read_steps
 from medshift.costs.workload import work_of
 from medshift.errors import ParameterError
 from medshift.ode import leg_knots, stages
@@ -208,10 +210,16 @@ def main() -> None:
     """Print the tables of docs/scale.md, or those of a profile at another speed and price."""
     parser = argparse.ArgumentParser(prog="python -m medshift.costs.extrapolation", description=main.__doc__)
     parser.add_argument("--teraflops", type=float, help="achieved TFLOP/s of one device")
+    parser.add_argument("--steps", help="the file of measured steps that `make bench` writes, in place of a speed")
     parser.add_argument("--price", type=float, default=0.0, help="of an hour")
     parser.add_argument("--profile", default="gpu", help="cpu or gpu")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     own = parser.parse_args()
+    if own.steps is not None:
+        steps, work = read_steps(own.steps), work_of(load_profile(own.profile))
+        verdicts = [measured_verdict(own.profile, work, steps, seeds, LIMIT) for seeds in sorted({1, own.seeds})]
+        print("\n\n".join(["\n".join(measured_table(own.profile, work, steps, own.seeds)), *verdicts]))
+        return
     if own.teraflops is None:
         print("\n\n".join(f"<!-- {name} -->\n{text}" for name, text in tables().items()))
         return

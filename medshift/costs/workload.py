@@ -28,7 +28,7 @@ from medshift.repro.profiles import Profile
 from medshift.repro.stage import Plan
 from medshift.translate import MedShift
 
-__all__ = ["PARTS", "Work", "work_of"]
+__all__ = ["AUTOENCODER", "DECODING", "ENCODING", "EVALUATION", "PARTS", "TRAINING", "Work", "pair_training", "work_of"]
 
 GRIDS = ("guidance", "sizes", "solvers")  # that 08 runs
 PATCH_OF_PAIRS = 2  # of the latents of 07
@@ -44,6 +44,15 @@ PARTS: Mapping[str, str] = {
     "translations": "translations (04 to 08, 99)",
 }
 
+# What is done, for those who know the speed of each.
+TRAINING, AUTOENCODER = "training the network", "training the autoencoder"
+EVALUATION, ENCODING, DECODING = "evaluating a network", "encoding", "decoding"
+
+
+def pair_training(kind: str) -> str:
+    """What training a method for a pair is called, of `medshift.methods_index.TRAINED`."""
+    return f"training {kind}"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -53,11 +62,13 @@ class Work:
         name: of the stage.
         times: images trained on, or evaluations of a network, or images through a codec.
         each: operations.
+        what: is done, one of the names above.
     """
 
     name: str
     times: float
     each: float
+    what: str = EVALUATION
 
     @property
     def operations(self) -> float:
@@ -103,13 +114,15 @@ class _Count:
             arguments = plan.arguments
             if plan.name == "autoencoder":
                 each = flops.autoencoder_step(self.widths, self.channels, self.profile.size)
-                found[PARTS["autoencoder"]].append(Work(name, arguments["images"], each))
+                found[PARTS["autoencoder"]].append(Work(name, arguments["images"], each, AUTOENCODER))
             elif plan.name == "network":
                 part = "sizes" if name.startswith("network of sizes") else "network" if name == "network" else "other"
-                found[PARTS[part]].append(Work(name, arguments["images"], self._network(plan, backward=True)))
+                each = self._network(plan, backward=True)
+                found[PARTS[part]].append(Work(name, arguments["images"], each, TRAINING))
             elif plan.name == "trained":
                 part = "paired" if "task" in arguments else "compared"
-                found[PARTS[part]].append(Work(name, arguments["images"], self._trained(plan)[1]))
+                what = pair_training(arguments["kind"])
+                found[PARTS[part]].append(Work(name, arguments["images"], self._trained(plan)[1], what))
             else:
                 found[PARTS["translations"]] += self._translations(name, plan)
         return {part: some for part, some in found.items() if some}
@@ -176,8 +189,8 @@ class _Count:
         *_, encoding, decoding = self._place(network)
         return [
             Work(name, evaluations, self._network(network)),
-            Work(f"{name}, encoding", encoded, encoding),
-            Work(f"{name}, decoding", decoded, decoding),
+            Work(f"{name}, encoding", encoded, encoding, ENCODING),
+            Work(f"{name}, decoding", decoded, decoding, DECODING),
         ]
 
     def _compared(self, name: str, plan: Plan) -> list[Work]:
@@ -202,7 +215,8 @@ class _Count:
         *_, encoding, decoding = self._place(plan)
         return [
             Work(name, images * max(costs) + searched * sum(costs), each),
-            Work(f"{name}, codec", passed, encoding + decoding),
+            Work(f"{name}, encoding", passed, encoding, ENCODING),
+            Work(f"{name}, decoding", passed, decoding, DECODING),
         ]
 
 
