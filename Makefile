@@ -8,6 +8,7 @@ PROFILE ?= auto
 DATA ?=
 ONLY ?=
 RETRAIN ?=
+DEVICE ?= cpu
 PRETRAINED ?=
 WORKERS ?=
 UV_VERSION := 0.13.8
@@ -72,8 +73,14 @@ lab: setup  ## open the notebooks in JupyterLab
 data: setup  ## only make the data of the profile
 	$(BIN)/medshift data $(OPTIONS)
 
-bench: setup  ## measure speeds on this machine
+# torchcfm asks for packages that none of what is measured imports, hence --no-deps.
+bench: setup  ## measure speeds on this machine; on a GPU, in some minutes: make bench DEVICE=cuda
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r pyproject.toml --extra bench
+ifeq ($(DEVICE),cpu)
 	$(BIN)/python -m pytest -s tests/bench -m bench
+else
+	MEDSHIFT_BENCH_DEVICE=$(DEVICE) $(BIN)/python -m pytest -s tests/bench/test_device.py -m bench
+endif
 
 oracle: setup  ## the projector against DiffDRR (installs 1.1 GB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[oracle]"

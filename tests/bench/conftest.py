@@ -1,4 +1,7 @@
-"""Gathers what the benches print, and their tables, into one report: build/bench.md."""
+"""Gathers what the benches print, and their tables, into one report: build/bench.md.
+
+On a GPU that is build/bench-gpu.md, and of a quick run, which measures nothing, build/bench-quick.md.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-from measuring import machine
+from measuring import DEVICE, QUICK, load, machine
 
-OUT = Path(__file__).parents[2] / "build" / "bench.md"
+BUILD = Path(__file__).parents[2] / "build"
+OUT = BUILD / ("bench-quick.md" if QUICK else "bench.md" if DEVICE.type == "cpu" else "bench-gpu.md")
 
 
 class Report:
     """Sections of Markdown in the order in which they were written."""
 
     def __init__(self) -> None:
+        self.load = load()
         self.sections: list[str] = []
         self.lines: dict[str, list[str]] = {}
 
@@ -30,7 +35,7 @@ class Report:
 
     def write(self) -> None:
         """The file, with the machine first and the lines of other benches last."""
-        parts = ["# Speeds of this machine", "\n".join(f"- {line}" for line in machine()), *self.sections]
+        parts = ["# Speeds of this machine", "\n".join(f"- {line}" for line in machine(self.load)), *self.sections]
         for module, lines in self.lines.items():
             parts.append("\n".join([f"## {module}", "", *(f"- {line}" for line in lines)]))
         OUT.parent.mkdir(exist_ok=True)

@@ -1,15 +1,20 @@
-"""Time, operations and bytes of each class of kernels of a function, and the machine's best copy."""
+"""Time, operations and bytes of the kernels of a function, one operation at a time, against what bounds them.
+
+Every operation that is dispatched is named for torch's profiler by what it is and by the shapes it sees; its time is
+that of the kernels that it starts on a GPU, or that of the operation on a CPU. Its bound is the slower of its
+operations at the best matrix product of its dtype and its bytes at the best copy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from measuring import now
+from measuring import CPU
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -22,27 +27,49 @@ CLASSES = {
     "attention": ("attention",),
     "matrix product": ("addmm", "aten::mm", "bmm", "baddbmm"),
     "normalisation": ("group_norm",),
+    "optimiser and average": ("_foreach", "_fused_adam", "lerp", "norm"),
     "copies and casts": ("copy", "_to_copy", "clone", "cat", "contiguous"),
-    "views": ("view", "split", "chunk", "permute", "transpose", "unbind", "slice", "select", "expand", "as_strided"),
 }
 ELEMENTWISE = "elementwise"
+MARK = "roofline "  # before the names that the profiler is to show
+GOOD = 0.6  # share of its own bound at which an operation runs well
+
+
+@dataclass
+class Operation:
+    """One operation on tensors of certain shapes.
+
+    Args:
+        kind: its class.
+        dtype: of its first floating tensor.
+        flops: of one call, of products and convolutions, by torch's formulas.
+        bytes: of all tensors that it reads or writes in one call, each once, twice what it changes in place.
+        calls: in one call of the function.
+        seconds: of all of them.
+    """
+
+    kind: str
+    dtype: torch.dtype
+    flops: float
+    bytes: float
+    calls: int = 0
+    seconds: float = 0.0
+
+    def bound(self, tops: Mapping[torch.dtype, float], copied: float) -> float:
+        """Seconds that all calls take at least, at the best product and the best copy."""
+        return self.calls * max(self.flops / tops.get(self.dtype, tops[torch.float32]), self.bytes / copied)
 
 
 @dataclass
 class Kernels:
-    """A class of kernels, for one call of the function.
-
-    Args:
-        calls: operations.
-        seconds: that they took.
-        flops: of products and convolutions, by torch's formulas.
-        bytes: of all tensors that they read or wrote, each once.
-    """
+    """A class of operations: sums over them, and of `good` those that reach `GOOD` of their own bound."""
 
     calls: int = 0
     seconds: float = 0.0
     flops: float = 0.0
     bytes: float = 0.0
+    bound: float = 0.0
+    good: float = 0.0
 
 
 def kind(name: str) -> str:
@@ -51,23 +78,45 @@ def kind(name: str) -> str:
 
 
 class Traffic(TorchDispatchMode):
-    """Operations and bytes of what is dispatched, by class; views move nothing and are left out."""
+    """Names what is dispatched for the profiler and counts its operations and bytes; views move nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[str, Kernels] = {}
+        self.found: dict[str, Operation] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if func.is_view:
+            return func(*args, **kwargs)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if not func.is_view and outputs:
-            own = self.found.setdefault(kind(f"aten::{func._overloadpacket.__name__}"), Kernels())
-            own.calls += 1
-            own.bytes += sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
-            own.flops += _operations(func._overloadpacket, args, kwargs, out)
+        packet = func._overloadpacket
+        shapes = ",".join(f"{tuple(t.shape)}{t.dtype}{t.stride()}" for t in inputs[:4])
+        key = f"{MARK}{packet.__name__} {len(inputs)} {shapes}"
+        with record_function(key):
+            out = func(*args, **kwargs)
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if not inputs and not outputs:
+            return out
+        if key not in self.found:
+            known = {id(t) for t in inputs}
+            moved = [*inputs, *(t for t in outputs if id(t) not in known), *_written(func, args)]
+            size = sum(t.numel() * t.element_size() for t in moved)
+            dtypes = [t.dtype for t in (*inputs, *outputs) if t.is_floating_point()]
+            operations = _operations(packet, args, kwargs, out)
+            own = Operation(kind(f"aten::{packet.__name__}"), (dtypes or [torch.float32])[0], operations, size)
+            self.found[key] = own
+        self.found[key].calls += 1
         return out
+
+
+def _written(func: Any, args: Any) -> list[Tensor]:
+    """Tensors that an operation changes in place, of which it reads and writes every byte."""
+    changed = [
+        value
+        for own, value in zip(func._schema.arguments, args, strict=False)
+        if own.alias_info is not None and own.alias_info.is_write
+    ]
+    return [t for t in tree_leaves(changed) if isinstance(t, Tensor)]
 
 
 def _operations(packet: Any, args: Any, kwargs: Any, out: Any) -> float:
@@ -76,37 +125,57 @@ def _operations(packet: Any, args: Any, kwargs: Any, out: Any) -> float:
     return flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
 
 
-def kernel_classes(function: Callable[[], object], repeats: int) -> dict[str, Kernels]:
-    """Class -> its kernels, for one call; time is the mean over `repeats` calls."""
-    with torch.no_grad(), Traffic() as traffic:
-        function()
-    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(repeats):
-            function()
+def operations(function: Callable[[], object], repeats: int, device: torch.device = CPU) -> list[Operation]:
+    """Operations of one call of a function, which may take gradients; time is the mean over `repeats` calls."""
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with Traffic() as traffic:
+        function()  # shapes that were never seen take longer
+        for own in traffic.found.values():
+            own.calls = 0
+        with profile(activities=activities) as profiler:
+            for _ in range(repeats):
+                function()
+            if on_gpu:
+                torch.cuda.synchronize(device)
     for event in profiler.events():
-        # An operation that calls others is told with them; those outermost are counted, whatever they call.
-        if event.cpu_parent is None and event.name.startswith("aten::"):
-            own = kind(_innermost(event))
-            if own in traffic.found:
-                traffic.found[own].seconds += event.cpu_time_total / 1e6 / repeats
-    return {name: found for name, found in traffic.found.items() if found.seconds}
+        if event.name in traffic.found and str(event.device_type).endswith("CPU"):
+            # On a CPU the name's own time holds what naming costs; what it calls does not.
+            spent = event.device_time_total if on_gpu else sum(child.cpu_time_total for child in event.cpu_children)
+            traffic.found[event.name].seconds += spent / 1e6 / repeats
+    for own in traffic.found.values():
+        own.calls //= repeats
+    return [own for own in traffic.found.values() if own.seconds]
 
 
-def _innermost(event: Any) -> str:
-    """The name of the longest operation inside an event: what a convenience function comes down to."""
-    while event.cpu_children:
-        event = max(event.cpu_children, key=lambda child: child.cpu_time_total)
-        if kind(event.name) != ELEMENTWISE:
-            return str(event.name)
-    return str(event.name)
+def classes(found: list[Operation], tops: Mapping[torch.dtype, float], copied: float) -> dict[str, Kernels]:
+    """Class -> its sums, the one that takes longest first."""
+    sums: dict[str, Kernels] = {}
+    for own in found:
+        into, bound = sums.setdefault(own.kind, Kernels()), own.bound(tops, copied)
+        into.calls += own.calls
+        into.seconds += own.seconds
+        into.flops += own.calls * own.flops
+        into.bytes += own.calls * own.bytes
+        into.bound += bound
+        into.good += own.seconds if bound >= GOOD * own.seconds else 0.0
+    return dict(sorted(sums.items(), key=lambda item: -item[1].seconds))
 
 
-def best_copy() -> float:
-    """The best bytes/s of a copy here and now, reading and writing, of 64 MiB that no cache holds."""
-    source = torch.randn(2**24)
-    target, best = torch.empty_like(source), 0.0
-    for _ in range(7):
-        start = now()
-        target.copy_(source)
-        best = max(best, 2 * 4 * len(source) / (now() - start))
-    return best
+HEADER = ["kernels", "ms", "share of kernels", "calls", "GFLOP", "GFLOP/s", "MB", "GB/s", "of the roofline"]
+HEADER += [f"of its time in operations at {GOOD:.0%} of their own bound"]
+
+
+def rows(sums: Mapping[str, Kernels]) -> list[list[object]]:
+    """One row a class, and one of all."""
+    whole = Kernels()
+    for own in sums.values():
+        for part in vars(whole):
+            setattr(whole, part, getattr(whole, part) + getattr(own, part))
+    found = []
+    for name, own in [*sums.items(), ("**all**", whole)]:
+        cells = [f"{1e3 * own.seconds:.2f}", f"{own.seconds / whole.seconds:.0%}", own.calls, f"{own.flops / 1e9:.3g}"]
+        cells += [f"{own.flops / own.seconds / 1e9:.3g}", f"{own.bytes / 1e6:.3g}"]
+        cells += [f"{own.bytes / own.seconds / 1e9:.3g}", f"{own.bound / own.seconds:.0%}"]
+        found.append([name, *cells, f"{own.good / own.seconds:.0%}"])
+    return found

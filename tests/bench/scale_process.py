@@ -1,8 +1,8 @@
 """One measurement in a process of its own, which prints JSON; what `test_scale.py` starts.
 
-    python scale_process.py evaluate SIDE                 seconds and memory of one guided evaluation
-    python scale_process.py folder IN OUT                 seconds and memory of translating a folder
-    python -m torch.distributed.run --nproc_per_node 2 scale_process.py train PARTS STEPS
+python scale_process.py evaluate SIDE                 seconds and memory of one guided evaluation
+python scale_process.py folder IN OUT                 seconds and memory of translating a folder
+python -m torch.distributed.run --nproc_per_node 2 scale_process.py train PARTS STEPS
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def evaluate(side: int) -> dict[str, Any]:
     x = torch.randn(1, network.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
     seconds: list[float] = []
     with torch.no_grad():
-        while not seconds or (sum(seconds) < 3 and len(seconds) < 8):
+        while len(seconds) < 4 or (sum(seconds) < 3 and len(seconds) < 8):
             start = time.perf_counter()
             field(x, torch.tensor(0.5), torch.tensor([1]))
             seconds.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(seconds[1:] or seconds), "held": held, "peak": peak()}
+    turns = seconds[1:]
+    return {"seconds": statistics.median(turns), "turns": turns, "held": held, "peak": peak()}
 
 
 def folder(source: str, target: str) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def training(parts: int, steps: int) -> dict[str, Any]:
                 break
     found = {
         "seconds": statistics.median(taken[1:]),
+        "turns": taken[1:],
         "averaging": statistics.median(p / t for p, t in zip(passed[1:], taken[1:], strict=True)),
         "bytes": 4 * sum(parameter.numel() for parameter in network.parameters()),
         "rank": world.rank,

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measuring import ceiling, in_turns
+from measuring import QUICK, Ceilings, Timing, best_copy, flops, in_turns, name
 from PIL import Image
-from rooflines import best_copy, kernel_classes
+from rooflines import HEADER, classes, operations, rows
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medshift.codec import PatchCodec
-from medshift.costs.flops import counted
+from medshift.costs.flops import evaluation
 from medshift.data.acquisition import acquire
 from medshift.data.domains import DOMAINS
 from medshift.data.phantom import phantom
@@ -42,7 +42,6 @@ SIDES, COUNTS = (32, 64, 128, 256, 512), (2, 5, 20, 100, 1000)
 FEW, MANY = 10, 200
 SECONDS, MEBIBYTES = 60.0, 8192.0  # what one evaluation may take
 STEPS = 8
-QUICK = bool(os.environ.get("MEDSHIFT_BENCH_QUICK"))  # sizes that only show that the bench runs
 
 
 @pytest.fixture(scope="module")
@@ -68,32 +67,40 @@ def exponent(pixels: list[int], seconds: list[float]) -> float:
 
 
 def test_pixels(report: Any, network: VelocityNetwork) -> None:
-    velocity, rows, pixels, seconds = fast(network), [], [], []
+    velocity, cells_of, pixels, seconds, tops = fast(network), [], [], [], Ceilings()
     peaks: list[float] = []
     for side in SIDES[:2] if QUICK else SIDES:
         images = f"{side}² ({2 * side}²)"
         # The next size has four times the pixels; attention's part grows by sixteen.
         if seconds and (16 * seconds[-1] > SECONDS or 4 * peaks[-1] > MEBIBYTES):
-            rows.append([images, "skipped: may take over 60 s or 8 GiB", *[""] * 6])
+            cells_of.append([images, "left out: may take over 60 s or 8 GiB", *[""] * 8])
             continue
         found = process("evaluate", side)
         x, label = torch.randn(2, 4, side, side), torch.tensor([1, 5])
-        total = counted(lambda x=x, label=label: velocity(x, torch.tensor(0.5), label))
+        total = flops(lambda x=x, label=label: velocity(x, torch.tensor(0.5), label))
         attending = 2 * attention_flops(network, side)
         pixels.append(side**2)
         seconds.append(found["seconds"])
         peaks.append(found["peak"] - found["held"])
         local = f"{exponent(pixels[-2:], seconds[-2:]):.2f}" if len(pixels) > 1 else ""
-        cells = [f"{1e3 * found['seconds']:.1f}", f"{1e9 * found['seconds'] / side**2:.0f}", local]
-        cells += [f"{total / 1e9:.3g}", f"{attending / total:.1%}", f"{found['peak']:.0f}", f"{peaks[-1]:.0f}"]
-        rows.append([images, *cells])
-    header = ["latents (images)", "ms", "ns a pixel of the latent", "exponent from the size before", "GFLOP"]
-    header += ["of which products of attention", "peak [MiB]", "above what import and weights take [MiB]"]
+        turns = Timing(found["turns"]).spread(lambda seconds: 1e3 * seconds)
+        cells = [f"{1e3 * found['seconds']:.1f}", turns, f"{1e9 * found['seconds'] / side**2:.0f}", local]
+        cells += [f"{total / 1e9:.3g}", tops.share(total, found["seconds"], velocity.dtype)]
+        cells += [f"{attending / total:.1%}", f"{found['peak']:.0f}", f"{peaks[-1]:.0f}"]
+        cells_of.append([images, *cells])
+    header = ["latents (images)", "ms", "turns", "ns a pixel of the latent", "exponent from the size before", "GFLOP"]
+    header += [
+        "of the best product",
+        "of which products of attention",
+        "peak [MiB]",
+        "above what import and weights take [MiB]",
+    ]
     note = (
         f"`fast`, guidance 2, one image: two rows; seconds on the wall, each size in a fresh process. Time grows as "
-        f"pixels to the power {exponent(pixels, seconds):.2f}, by least squares on logarithms over the sizes measured."
+        f"pixels to the power {exponent(pixels, seconds):.2f}, by least squares on logarithms over the sizes measured. "
+        f"Medians of what a minute allows, eight turns at most. {tops}"
     )
-    report.table("One evaluation against pixels", header, rows, note)
+    report.table("One evaluation against pixels", header, cells_of, note)
 
 
 def attention_flops(network: VelocityNetwork, side: int) -> float:
@@ -118,21 +125,33 @@ def test_domains(report: Any) -> None:
         work[str(k)] = partial(fast(made), x, torch.tensor(0.5), torch.tensor([1, k]))
     timings = in_turns(work, turns=3 if QUICK else 15)
     first = timings["2"].median
-    rows = []
+    lines, tops, dtype = [], Ceilings(), fast(made).dtype
     for k, count in weights.items():
         taken = timings[str(k)].median
         pairs = k * (k - 1)
-        cells = [f"{1e3 * taken:.1f}", f"{taken / first:.2f}", f"{count / 1e6:.3f}"]
+        cells = [f"{1e3 * taken:.1f}", timings[str(k)].spread(lambda seconds: 1e3 * seconds), f"{taken / first:.2f}"]
+        cells += [tops.share(flops(work[str(k)]), taken, dtype), f"{count / 1e6:.3f}"]
         cells.append(f"{(count - weights[2]) / 1e6:.3f}")
         each = f"{(count - weights[2]) / (k - 2):.0f}" if k > 2 else ""
-        rows.append([k, *cells, each, pairs, f"{pairs * weights[2] / 1e6:,.0f}"])
-    header = ["domains K", "ms an evaluation", "× two domains", "10⁶ weights", "more than for two", "more a domain"]
+        lines.append([k, *cells, each, pairs, f"{pairs * weights[2] / 1e6:,.0f}"])
+    header = [
+        "domains K",
+        "ms an evaluation",
+        "turns",
+        "× two domains",
+        "of the best product",
+        "10⁶ weights",
+        "more than for two",
+        "more a domain",
+    ]
     header += ["networks, one a direction: K(K−1)", "their weights [10⁶], counted"]
-    report.table("One evaluation against domains, latents of 32²", header, rows, "`fast`, two rows; untrained weights.")
+    report.table(
+        "One evaluation against domains, latents of 32²", header, lines, f"`fast`, two rows; untrained weights. {tops}"
+    )
 
 
 def test_images(report: Any, tmp_path: Path) -> None:
-    rows = []
+    lines = []
     for count in (2, 4) if QUICK else (FEW, MANY):
         place = tmp_path / str(count)
         place.mkdir()
@@ -140,10 +159,12 @@ def test_images(report: Any, tmp_path: Path) -> None:
         for k in range(count):
             smooth = Image.fromarray(rng.integers(0, 2**8, (8, 8), dtype=np.uint8)).resize((64, 64))
             smooth.save(place / f"{k:04d}.png")
-        found = process("folder", place, tmp_path / f"{count}-out")
-        rows.append([found["images"], f"{1e3 * found['seconds']:.0f}", f"{found['peak']:.0f}"])
+        made = [process("folder", place, tmp_path / f"{count}-out-{k}") for k in range(1 if QUICK else 3)]
+        timing = Timing([found["seconds"] for found in made])
+        cells = [f"{1e3 * timing.median:.0f}", timing.spread(lambda seconds: 1e3 * seconds)]
+        lines.append([made[0]["images"], *cells, f"{max(found['peak'] for found in made):.0f}"])
     note = "`translate_folder`, PNG of 64², one at a time, τ = 0.3, guidance 2, 4 Euler steps; a fresh process each."
-    report.table("A folder against its length", ["images", "ms an image", "peak [MiB]"], rows, note)
+    report.table("A folder against its length", ["images", "ms an image", "turns", "peak [MiB]"], lines, note)
 
 
 def test_two_processes(report: Any) -> None:
@@ -153,20 +174,32 @@ def test_two_processes(report: Any) -> None:
         "one process, two threads": (1, 1, 2),
         "two processes of one thread": (2, 2, 1),
     }
-    rows, base = [], 0.0
-    for name, (processes, parts, threads) in ways.items():
+    lines, base, tops, done = [], 0.0, Ceilings(), 32 * evaluation("small", 4, 32, backward=True)
+    for way, (processes, parts, threads) in ways.items():
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
         found = process("train", parts, steps, processes=processes, threads=threads)
         base = base or found["seconds"]
-        cells = [f"{1e3 * found['seconds']:.0f}", f"{32 / found['seconds']:.3g}", f"{base / found['seconds']:.2f}"]
+        cells = [f"{1e3 * found['seconds']:.0f}", Timing(found["turns"]).spread(lambda seconds: 1e3 * seconds)]
+        cells += [f"{32 / found['seconds']:.3g}", f"{base / found['seconds']:.2f}"]
         passed = [f"{found['averaging']:.1%}", f"{found['bytes'] / 1e6:.1f}"] if processes > 1 else ["", ""]
-        rows.append([name, *cells, *passed, f"{load:.1f}"])
-    header = ["effective batch 32", "ms a step", "images/s", "× one thread", "of it averaging", "averaged [MB]"]
+        share = tops.share(done, found["seconds"], autocast_dtype("cpu") or torch.float32)
+        lines.append([way, *cells, share, *passed, f"{load:.1f}"])
+    header = [
+        "effective batch 32",
+        "ms a step",
+        "turns",
+        "images/s",
+        "× one thread",
+        "of the best product",
+        "of it averaging",
+        "averaged [MB]",
+    ]
     note = (
         f"The small network at latents of 32², {cores} cores, seconds on the wall, medians over {steps} steps. "
-        "Averaging is `World.average` over gloo, waiting for the slower process included; its bytes are four a weight."
+        "Averaging is `World.average` over gloo, waiting for the slower process included; its bytes are four a weight. "
+        f"The best product is that of this process's threads. {tops}"
     )
-    report.table("Training on two processes", [*header, "load before"], rows, note)
+    report.table("Training on two processes", [*header, "load before"], lines, note)
 
 
 def test_parts_of_a_step(report: Any) -> None:
@@ -201,10 +234,18 @@ def test_parts_of_a_step(report: Any) -> None:
     }
     timings = in_turns(parts, turns=2 if QUICK else 9)
     whole = sum(timing.median for timing in timings.values())
-    rows = [[name, f"{1e3 * t.median:.1f}", f"{t.median / whole:.0%}"] for name, t in timings.items()]
-    rows.append(["together", f"{1e3 * whole:.1f}", ""])
-    note = f"The small network, batch {batch}, images of 64², latents of 32², {dtype or 'float32'} autocast; medians."
-    report.table("Parts of a training step", ["part", "ms", "share"], rows, note)
+    tops, product = Ceilings(), dtype or torch.float32
+    data()
+    operations_of = {part: flops(function) for part, function in parts.items()}
+    lines = []
+    for part, timing in timings.items():
+        cells = [f"{1e3 * timing.median:.1f}", timing.spread(lambda seconds: 1e3 * seconds)]
+        share = tops.share(operations_of[part], timing.median, product) if operations_of[part] else ""
+        lines.append([part, *cells, f"{timing.median / whole:.0%}", share])
+    together = tops.share(sum(operations_of.values()), whole, product)
+    lines.append(["together", f"{1e3 * whole:.1f}", "", "", together])
+    note = f"The small network, batch {batch}, images of 64², latents of 32², {dtype or 'float32'} autocast. {tops}"
+    report.table("Parts of a training step", ["part", "ms", "turns", "share", "of the best product"], lines, note)
 
 
 def test_kernel_classes(report: Any, network: VelocityNetwork) -> None:
@@ -212,28 +253,20 @@ def test_kernel_classes(report: Any, network: VelocityNetwork) -> None:
     side, x = 32 if QUICK else 96, torch.randn(1, 4, 32 if QUICK else 96, 32 if QUICK else 96)
     field = guided(velocity, 2.0, network.null_label)
 
-    def evaluation() -> Tensor:
+    def once() -> Tensor:
         return field(x, torch.tensor(0.5), torch.tensor([1]))
 
-    top, copied = ceiling(velocity.dtype), best_copy()
-    evaluation()
-    classes = kernel_classes(evaluation, repeats=2 if QUICK else 9)
-    top, copied = max(top, ceiling(velocity.dtype)), max(copied, best_copy())
-    whole = sum(found.seconds for found in classes.values())
-    rows = []
-    for name, found in sorted(classes.items(), key=lambda item: -item[1].seconds):
-        speed, passing = found.flops / found.seconds, found.bytes / found.seconds
-        cells = [f"{1e3 * found.seconds:.2f}", f"{found.seconds / whole:.0%}", found.calls]
-        cells += [f"{found.flops / 1e9:.3g}", f"{speed / 1e9:.3g}", f"{speed / top:.0%}"]
-        bound = max(found.flops / top, found.bytes / copied)
-        cells += [f"{found.bytes / 1e6:.3g}", f"{passing / 1e9:.3g}", f"{passing / copied:.0%}"]
-        rows.append([name, *cells, f"{bound / found.seconds:.0%}"])
-    header = ["kernels", "ms", "share", "calls", "GFLOP", "GFLOP/s", "of the best product", "MB", "GB/s"]
-    header += ["of the best copy", "of the roofline"]
+    tops, copied = Ceilings(), best_copy()
+    with torch.no_grad():
+        once()
+        found = operations(once, repeats=2 if QUICK else 9)
+    tops.look()
+    copied = max(copied, best_copy())
+    sums = classes(found, tops.best, copied)
     note = (
-        f"One evaluation of `fast` at latents of {side}², two rows, {str(velocity.dtype).removeprefix('torch.')}; best "
-        f"matrix product {top / 1e9:.3g} GFLOP/s, best copy {copied / 1e9:.3g} GB/s (read and written), both before "
-        "and after. Time is that of each operation alone, as torch's profiler sees it, which slows small ones; bytes "
-        "are those of tensors read and written once. The roofline is what the slower of product and copy would take."
+        f"One evaluation of `fast` at latents of {side}², two rows, {name(velocity.dtype)}. {tops} Best copy "
+        f"{copied / 1e9:.3g} GB/s (read and written), before and after. Time is that of each operation alone, as "
+        "torch's profiler sees it, which slows small ones; bytes are those of tensors read and written once. The "
+        "roofline is what the slower of product and copy would take."
     )
-    report.table("Kernel classes of one evaluation", header, rows, note)
+    report.table("Kernel classes of one evaluation", HEADER, rows(sums), note)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medshift.network import TIME_SCALE, VelocityNetwork
+from peers.predecessor import drawn
 
 
 class Diffusers:
@@ -30,7 +31,7 @@ class Diffusers:
     @torch.no_grad()
     def leg(self, x: Tensor, label: Tensor, knots: tuple[float, ...], scale: float) -> Tensor:
         scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(sigmas=[1 - t for t in knots[:-1]])
+        scheduler.set_timesteps(sigmas=[1 - t for t in knots[:-1]], device=x.device)
         scheduler.sigmas[-1] = 1 - knots[-1]  # it ends at 0 by itself, whatever leg is wanted
         labels = torch.cat([label, torch.full_like(label, self.null_label)])
         for timestep in scheduler.timesteps:
@@ -42,7 +43,7 @@ class Diffusers:
         return x
 
     def loss(self, latents: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
-        noise, t = torch.randn(latents.shape, generator=generator), torch.rand(len(latents), generator=generator)
+        noise, t = drawn(latents, generator)
         sigma = (1 - t)[:, None, None, None]
         x = (1 - sigma) * latents + sigma * noise
         return F.mse_loss(self.module(x, TIME_SCALE * t, class_labels=label).sample, latents - noise)

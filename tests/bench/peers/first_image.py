@@ -1,4 +1,4 @@
-"""One translation in a process of its own: ``python first_image.py NAME SIDE``, from a process started just now.
+"""One translation in a process of its own: ``python first_image.py NAME SIDE STEPS``, from a process started just now.
 
 Prints JSON: seconds of import, of loading the weights, of the first image and of the second, and the peak memory in
 MiB after import and load, after both images, and how much a step of eight images of 96x96 latents adds to the former.
@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).parents[3] / "medshift/weights/cpu/medshift"
 
 
 def main() -> None:
-    name, side = sys.argv[1], int(sys.argv[2])
+    name, side, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     import torch
 
     from medshift.ode import leg_knots
@@ -39,7 +39,7 @@ def main() -> None:
         peer = make(name, load_flow(WEIGHTS).network)
     loaded, held = time.perf_counter(), peak()
     x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    knots = leg_knots(0.3, "uniform", 50)
+    knots = leg_knots(0.3, "uniform", steps)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()

@@ -123,31 +123,37 @@ class UNet(nn.Module):
 
 
 class Predecessor:
-    """The U-Net with a network's weights, and its loops."""
+    """The U-Net with a network's weights, on its device, and its loops."""
 
     name = "predecessor's way"
 
     def __init__(self, network: VelocityNetwork) -> None:
         self.null_label = network.null_label
-        self.module = UNet(network.config)
+        self.module = UNet(network.config).to(next(network.parameters()).device)
         take_weights(self.module, network)
 
     @torch.no_grad()
     def leg(self, x: Tensor, label: Tensor, knots: tuple[float, ...], scale: float) -> Tensor:
         null = torch.full_like(label, self.null_label)
         for t, t_next in pairwise(knots):
-            times = torch.full((len(x),), t)
+            times = torch.full((len(x),), t, device=x.device)
             conditional = self.module(x, times, label)
             unconditional = self.module(x, times, null)
             x = x + (t_next - t) * (unconditional + scale * (conditional - unconditional))
         return x
 
     def loss(self, latents: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
-        noise, t = torch.randn(latents.shape, generator=generator), torch.rand(len(latents), generator=generator)
-        label = torch.where(torch.rand(len(label), generator=generator) < 0.2, self.null_label, label)
+        noise, t = drawn(latents, generator)
+        label = torch.where(torch.rand(len(t), generator=generator, device=t.device) < 0.2, self.null_label, label)
         at = t[:, None, None, None]
         x = (1 - (1 - SIGMA_MIN) * at) * noise + at * latents
         return F.mse_loss(self.module(x, t, label), latents - (1 - SIGMA_MIN) * noise)
+
+
+def drawn(latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise like the latents (B, C, H, W), and times (B,)."""
+    place = {"generator": generator, "device": latents.device}
+    return torch.randn(latents.shape, **place), torch.rand(len(latents), **place)
 
 
 def parts(network: VelocityNetwork) -> list[list[nn.Module]]:

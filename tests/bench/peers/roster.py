@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 import torch
@@ -14,15 +15,25 @@ from peers.ours import Ours
 
 BASE = "predecessor"
 FAST = "fast"
-NAMES = (FAST, "plain", "autocast", BASE, "torchcfm", "torchcfm-bf16", "diffusers", "diffusers-bf16")
+ALL = (FAST, "plain", "autocast", BASE, "torchcfm", "torchcfm-bf16", "diffusers", "diffusers-bf16")
+NAMES = tuple(os.environ.get("MEDSHIFT_BENCH_PEERS", ",".join(ALL)).split(","))
 COMPILED = ("fast-compiled",)
 
 
-def absent(name: str) -> str | None:
-    """Why a peer cannot take part, or None."""
-    if name.startswith("torchcfm") and importlib.util.find_spec("torchcfm") is None:
-        return "not installed: torchcfm (pip install --no-deps torchcfm)"
+def absent(names: tuple[str, ...] = NAMES) -> str | None:
+    """Why not all of these peers can take part, or None."""
+    if unknown := sorted(set(names) - {*ALL, *COMPILED}):
+        return f"No peer is called {', '.join(unknown)}; MEDSHIFT_BENCH_PEERS takes names of {', '.join(ALL)}."
+    if missing := sorted({FAST, "plain", BASE} - set(names)):
+        return f"MEDSHIFT_BENCH_PEERS lacks {', '.join(missing)}, to which the others are compared."
+    if any(name.startswith("torchcfm") for name in names) and importlib.util.find_spec("torchcfm") is None:
+        return "torchcfm is not installed: `make bench` installs it, or leave it out of MEDSHIFT_BENCH_PEERS."
     return None
+
+
+def half(name: str) -> bool:
+    """Whether a peer takes its products in bfloat16."""
+    return name in ("autocast", *COMPILED) or name.endswith("bf16")
 
 
 def make(name: str, network: VelocityNetwork) -> Any:

@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medshift.network import TIME_SCALE, VelocityNetwork
-from peers.predecessor import joined, parts
+from peers.predecessor import drawn, joined, parts
 
 
 class TorchCFM:
     """Its U-Net with a network's weights.
 
     Its groups of normalisation are always 32 and are set to the network's after it is made; all widths have to be
-    multiples of 32 and of the first one.
+    multiples of 32.
     """
 
     name = "torchcfm + torchdiffeq"
@@ -31,7 +31,7 @@ class TorchCFM:
             out_channels=config.in_channels,
             num_res_blocks=config.layers_per_block,
             attention_resolutions=[2**level for level in config.attention_levels],
-            channel_mult=[width // config.channels[0] for width in config.channels],
+            channel_mult=[width / config.channels[0] for width in config.channels],
             num_classes=config.n_domains + 1,
             num_head_channels=config.head_channels,
             use_scale_shift_norm=True,
@@ -40,6 +40,7 @@ class TorchCFM:
         for module in self.module.modules():
             if isinstance(module, torch.nn.GroupNorm):
                 module.num_groups = config.norm_groups
+        self.module.to(next(network.parameters()).device)
         take_weights(self.module, network)
         if dtype is not None:
             self.name += f", {str(dtype).removeprefix('torch.')} autocast, channels-last"
@@ -52,17 +53,17 @@ class TorchCFM:
         labels = torch.cat([label, torch.full_like(label, self.null_label)])
 
         def field(t: Tensor, at: Tensor) -> Tensor:
-            with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
+            with torch.autocast(at.device.type, self.dtype, enabled=self.dtype is not None):
                 both = self.module(TIME_SCALE * t.float(), torch.cat([at, at]), labels).float()
             conditional, unconditional = both.chunk(2)
             return unconditional + scale * (conditional - unconditional)
 
-        return odeint(field, x, torch.tensor(knots, dtype=torch.float64), method="euler")[-1]
+        return odeint(field, x, torch.tensor(knots, dtype=torch.float64, device=x.device), method="euler")[-1]
 
     def loss(self, latents: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
         from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 
-        noise = torch.randn(latents.shape, generator=generator)
+        noise, _ = drawn(latents, generator)
         t, x, velocity = ConditionalFlowMatcher(sigma=0.0).sample_location_and_conditional_flow(noise, latents)
         return F.mse_loss(self.module(TIME_SCALE * t, x, label), velocity)
 
