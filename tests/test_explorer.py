@@ -15,7 +15,16 @@ from medshift.metrics.edges import INVENTED, edge_map
 from medshift.metrics.objects import contrast_recovery
 from medshift.metrics.structure import psnr, ssim
 from medshift.repro.explorer import FAILURES
-from medshift.results.explorer import LESSONS, curves_of, failures_of, gallery_table, largest, leg_at, shown_at
+from medshift.results.explorer import (
+    LESSONS,
+    curves_of,
+    failures_of,
+    filmstrip,
+    gallery_table,
+    largest,
+    leg_at,
+    shown_at,
+)
 from medshift.stages import codec, network, shown_views, untouched, views
 from medshift.stages import lattice as stage
 from medshift.stages.job import Job
@@ -24,7 +33,7 @@ from medshift.stages.network import open_translator
 from medshift.translate import MedShift
 from medshift.viz.explorer import SIDE, STEP, TOP, ExplorerCanvas
 from medshift.widgets import explorer
-from medshift.widgets.explore import explorer_pictures, gallery_pictures, leg_pictures
+from medshift.widgets.explore import explorer_pictures, gallery_pictures, left_out, leg_pictures
 from medshift.widgets.explorer import Explorer
 
 PLACE = {
@@ -187,6 +196,19 @@ def test_pages_have_a_frame_for_every_setting(lattice: Lattice) -> None:
     assert [dial.values for dial in made.dials] == [("0.1", "0.5"), ("1", "2")]
     assert made.frames[0, 1] == ExplorerCanvas().frame(shown_at(lattice, 1, 2, 0, 1))
     assert len(leg_pictures(lattice, 0, 0).frames) == 2 and len(gallery_pictures(lattice).frames) == len(FAILURES)
+
+
+def test_a_page_says_what_it_leaves_out_and_the_filmstrip_has_all_views(lattice: Lattice) -> None:
+    assert "2 of 2 pairs of domains, the first of 3 views" in left_out(lattice)
+    caption, figure = filmstrip(lattice, 1, "made here")
+    images = [axis.get_images()[0].get_array() for axis in figure.axes]
+    assert len(images) == 3 * (len(TAUS) + 2) and "real-normal → synthetic-high" in caption
+    for view in range(3):
+        row = images[view * 4 : view * 4 + 4]
+        shown = [shown_at(lattice, 1, view, tau, 0) for tau in range(2)]
+        for image, expected in zip(row, (shown[0].source, *(one.result for one in shown), shown[0].truth), strict=True):
+            assert expected is not None and (torch.tensor(image.data) - expected[0]).abs().max() < 1e-6
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["source", "τ = 0.1", "τ = 0.5", "truth"]
 
 
 def pixels(frame: bytes, column: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from medshift.worlds import couplings, gallery, learned, measures, panels, trans
 from medshift.worlds.learned import LearnedVelocity
 from medshift.worlds.mixture import exact_velocity
 
+pytestmark = pytest.mark.timeout(1800)  # of whoever trains first, on a busy machine
 LESSON = read_notebook(notebook_folder() / "00_flow_matching.ipynb")
 CELLS = {cell.id: cell.source for cell in LESSON.cells}
 STEPS = next(int(n) for n in re.findall(r"(?m)^steps: int = (\d+)", CELLS["cell-01"]))

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from medshift.errors import CheckpointError, DataError
+from medshift.errors import CheckpointError, DataError, ParameterError
 from medshift.flow_training import load_flow
 from medshift.metrics.structure import psnr
 from medshift.repro import comparison, shipping
-from medshift.repro.explorer import NETWORK, pretrained
+from medshift.repro.explorer import NETWORK, explorer_folders, pretrained
 from medshift.repro.parameters import NOTEBOOKS, Parameters
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile, load_profile
-from medshift.repro.run import plans_of
+from medshift.repro.run import configure, plans_of
 from medshift.repro.runner import paper_tasks
 from medshift.repro.stage import Plan, Stage
 from medshift.stages import shipped
@@ -60,7 +60,7 @@ def test_shipped_weights_are_taken_for_their_recipe_alone_and_decide_what_follow
     assert after["network"] is found and after["tradeoff"].key != made["tradeoff"].key
     assert after["views"].key == made["views"].key
     for other in (plans(profile, seed=1), plans(load_profile("smoke", {"train.images": "65"}), seed=0)):
-        assert pretrained(profile, other) is other["network"]
+        assert pretrained(profile, other).folder_name == other["network"].folder_name
 
 
 def test_damaged_weights_are_refused(trained, tmp_path: Path) -> None:
@@ -90,11 +90,28 @@ def test_notebooks_that_use_the_network_can_take_it_and_the_explorer_does(tmp_pa
         assert {task.folder.name for task in tasks} == {"smoke"}, "one recipe, one folder"
 
 
-def test_without_shipped_weights_the_explorer_trains(tmp_path: Path) -> None:
-    profile = load_profile("smoke")
-    made = plans_of(NOTEBOOKS["99_explorer"](profile="smoke", out_dir=str(tmp_path)), profile)
-    assert made["lattice"].inputs["network"] is made["network"] and made["network"].name == "network"
-    assert "lattice" in plans_of(Parameters(profile="smoke"), profile)
+def test_without_shipped_weights_the_explorer_trains_and_says_so_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(comparison, "WEIGHTS", tmp_path / "empty")
+    for name, long in (("cpu", "about 18 min on two cores"), ("gpu", "hours, on a GPU")):
+        profile = load_profile(name)
+        made = plans_of(NOTEBOOKS["99_explorer"](profile=name, out_dir=str(tmp_path)), profile)
+        assert made["lattice"].inputs["network"] is made["network"] and made["network"].name == "network"
+        made["network"].tell()
+        told = capsys.readouterr().err
+        assert "ships no weights of this network" in told and f"the data of profile {name}" in told
+        assert long in told and f"medshift train --profile {name}" in told
+
+
+def test_on_images_of_ones_own_the_explorer_says_what_it_needs(tmp_path: Path) -> None:
+    run = configure("99_explorer", {"profile": "smoke", "data": str(tmp_path), "out_dir": str(tmp_path)})
+    with pytest.raises(ParameterError, match="needs the truth of rendered views.*leave `data` empty"):
+        explorer_folders(run)
+
+
+def test_the_explorer_is_planned_for_every_notebook() -> None:
+    assert "lattice" in plans_of(Parameters(profile="smoke"), load_profile("smoke"))
 
 
 def test_the_network_in_the_repository_is_that_of_its_card() -> None:

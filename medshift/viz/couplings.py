@@ -50,14 +50,14 @@ def fig_legs(journey: Journey) -> Figure:
     figure, axes = plt.subplots(rows, 3, figsize=(7, 1.75 * rows + 0.1), squeeze=False)
     was = np.asarray(journey.before)
     backgrounds = (journey.laws[:1], journey.laws[1:3], journey.laws[3:])
-    for row, (name, legs) in zip(axes, journey.legs.items(), strict=True):
+    for i, (name, legs) in enumerate(journey.legs.items()):
         lost = was != np.asarray(journey.after[name])
         titles = (
             f"A, {len(was)} points",
-            f"$z_τ$ at τ = {journey.tau:g}, {name} field: $p_τ^A$ grey, $p_τ^B$ lines",
+            f"$z_τ$ at τ = {journey.tau:g}, {name} field",
             f"{name} field: {lost.mean():.0%} changed, over $p_B$",
         )
-        for k, (axis, behind) in enumerate(zip(row, backgrounds, strict=True)):
+        for k, (axis, behind) in enumerate(zip(axes[i], backgrounds, strict=True)):
             for law, lines in zip(behind, (False, True), strict=False):
                 shade(axis, law, lines=lines)
             place = np.asarray((journey.x, legs.z_tau, legs.out)[k])
@@ -65,7 +65,7 @@ def fig_legs(journey: Journey) -> Figure:
             axis.scatter(*place[lost].T, s=9, c=ANATOMIES[was[lost]], marker="x", linewidths=0.7)
             _strip(axis, left=k == 0, high=2.2)
             axis.set_title(titles[k], fontsize=7)
-            if row is not axes[-1]:
+            if i < rows - 1:
                 axis.set_xlabel("")
     return figure
 
@@ -148,7 +148,7 @@ def fig_couplings(couplings: Sequence[Coupling], before: ArrayLike, laws: tuple[
     """
     columns = 4
     rows = -(-len(couplings) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7.4, 1.75 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(7.4, 1.6 * rows), squeeze=False)
     colours = ANATOMIES[np.asarray(before)]
     for axis, coupling in zip(axes.flat, couplings, strict=False):
         x, y = np.asarray(coupling.x), np.asarray(coupling.y)
@@ -198,7 +198,7 @@ def fig_shift_paths(paths: Mapping[str, ShiftPath]) -> Figure:
     Args:
         paths: of `medshift.worlds.measures.shift_path`, all between one pair of points.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(7, 2.7))
+    figure, axes = plt.subplots(1, 3, figsize=(7, 2.8))
     colours = [PALETTE[name] for name in ("grey", "vermilion", "blue")]
     for (name, path), colour in zip(paths.items(), colours, strict=False):
         axes[0].plot(*path.shifted.T, color=colour, label=name)
@@ -214,10 +214,10 @@ def fig_shift_paths(paths: Mapping[str, ShiftPath]) -> Figure:
         for name, place, shift in ends:
             axis.plot(*place, marker="*", markersize=8, color="black", linestyle="none")
             axis.annotate(name, place, xytext=shift, textcoords="offset points", fontsize=7)
+        axis.margins(0.16, 0.3)
     last = first.mean[-1]
     axes[2].plot(*last, marker="o", markersize=4, color="black", markerfacecolor="white")
-    axes[2].annotate("t = 1", last, xytext=(-12, -11), textcoords="offset points", fontsize=7)
-    axes[0].margins(0.16)
+    axes[2].annotate("t = 1", last, xytext=(4, 5), textcoords="offset points", fontsize=7)
     axes[0].set(title="Λy + (1-Λ)$x_0$", xlabel="pixel 1", ylabel="pixel 2", aspect="equal")
     axes[1].set(title="Λ: pixel 1 (—), 2 (- -)", xlabel="t: 0 target, 1 source", ylabel="mixing Λ")
     axes[2].set(title="mean of $x_t$, circles of radius $σ_t$", xlabel="pixel 1", ylabel="pixel 2", aspect="equal")

@@ -262,9 +262,15 @@ def test_a_restarted_kernel_brings_all_back(explorer: Explorer) -> None:
     explorer.turn("τ", 0.8)
     explorer.shows(0.8)
     explorer.turn("steps", 60)
+    gone = explorer.page.locator(".medshift-gone")
+    assert gone.count() and not any(line.is_visible() for line in gone.all())
     explorer.notebook.restart()
     explorer.page.locator(".jupyter-widgets-disconnected").first.wait_for()
     explorer.notebook.idle()
+    gone.first.wait_for(state="visible")
+    assert all(line.is_visible() and "Run All Cells" in line.text_content() for line in gone.all())
+    faded = explorer.page.locator("img.medshift-picture").first.evaluate("one => getComputedStyle(one).opacity")
+    assert float(faded) < 0.5
     explorer.notebook.shot("explorer-disconnected")
     lost = [line for line in explorer.notebook.complaints if "Connection lost" not in line]
     assert not lost, lost
@@ -272,6 +278,7 @@ def test_a_restarted_kernel_brings_all_back(explorer: Explorer) -> None:
     explorer.notebook.run_all(patience=300)
     assert not explorer.notebook.tracebacks()
     explorer.page.locator("img.medshift-picture").first.wait_for()
+    assert gone.count() and not any(line.is_visible() for line in gone.all())
     explorer.home()
     explorer.turn("τ", 0.8)
     explorer.shows(0.8)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from browser.lab import ROOT, Server, of_cells, with_parameters
@@ -108,21 +107,14 @@ def test_an_exception_in_a_callback_would_be_found(page: Any, server: Server) ->
     notebook.until(notebook.logged, "the log console counts an entry")
 
 
-def _of_students() -> Any:
-    """Notebook 00 as students get it, or as it is while it has no exercises."""
-    source = read_notebook(LESSON)
-    if any("exercise" in cell.metadata.get("tags", ()) for cell in source.cells):
-        return edition(source, "student", LESSON.name)
-    return nbformat.read(LESSON, as_version=4)
-
-
 def test_the_lesson_moves(page: Any, server: Server, tmp_path: Path) -> None:
     target = server.folder / "lesson.ipynb"
-    with_parameters(_of_students(), target, profile="smoke", out_dir=str(tmp_path), device="cpu", steps=60)
+    students = edition(read_notebook(LESSON), "student", LESSON.name)
+    with_parameters(students, target, profile="smoke", out_dir=str(tmp_path), device="cpu", steps=60)
     notebook = Notebook.opened(page, server, target.name)
     notebook.run_all(patience=600)
     number = page.locator("img.medshift-picture").count()
-    assert number >= 1
+    assert number == sum(cell.source.count("show(") for cell in students.cells if cell.cell_type == "code")
     for k in range(number):
         box = Box(notebook, k)
         box.picture.scroll_into_view_if_needed()
