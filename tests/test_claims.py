@@ -2,6 +2,8 @@
 
 import ast
 import gc
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,8 @@ from medshift.repro.claims import (
     read_findings,
 )
 from medshift.repro.ledger import claims_markdown, error_of, judge, linked, said
+from medshift.repro.publish import publish
+from medshift.repro.receipts import file_hash
 
 LEDGER = Path(__file__).resolve().parents[1] / "notebooks" / "claims.yaml"
 
@@ -212,6 +216,23 @@ def test_figures_that_are_there_become_links(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert linked("04_a, 04_b, 04_c", tmp_path) == "[04_a](04_a.png), [04_b](04_b.md), 04_c"
     assert linked("04_a", None) == "04_a" and linked("", tmp_path) == ""
+
+
+def test_links_lead_to_figures_from_beside_them_and_from_above(tmp_path: Path) -> None:
+    build = tmp_path / "build" / "smoke"
+    (build / "figures").mkdir(parents=True)
+    (build / "figures" / "04_a.png").write_text("a figure")
+    table = judge([claim(figure="04_a")], finding(low=0.5, high=2.0))
+    (build / "figures" / "90_claims.md").write_text(claims_markdown(table, build / "figures"))
+    files = {name: file_hash(build / "figures" / name) for name in ("04_a.png", "90_claims.md")}
+    (build / "90_claims.receipt.json").write_text(
+        json.dumps({"files": files, "seconds": 1.0, "parts": {}, "shown": []})
+    )
+    folder, _ = publish("smoke", out_dir=str(tmp_path))
+    for page in (folder / "90_claims.md", tmp_path / "figures" / "claims.md"):
+        links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+        assert links and all((page.parent / link).exists() for link in links)
+        assert any(link.endswith("04_a.png") for link in links)
 
 
 def test_a_ledger_that_says_yes_and_no_is_refused() -> None:
