@@ -44,7 +44,11 @@ status: setup  ## say what is fresh, what is stale and why
 site: setup  ## make a static site of the executed notebooks and all figures
 	$(BIN)/medshift site --profile $(PROFILE)
 
-lesson: setup  ## write the student and solution editions of notebook 00 to build/lesson
+lesson: setup  ## write the student and solution editions of notebook 00 to build/lesson, in place of former ones
+	$(BIN)/medshift lesson
+
+# Made once: what a student has written into it must outlast the next `make lab`.
+build/lesson/00_flow_matching-student.ipynb: | setup
 	$(BIN)/medshift lesson
 
 publish: setup  ## copy the figures of the profile to figures/
@@ -67,8 +71,8 @@ lint: setup  ## ruff (code and notebooks), mypy, import-linter
 	$(BIN)/mypy medshift
 	$(BIN)/lint-imports
 
-lab: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+lab: setup build/lesson/00_flow_matching-student.ipynb  ## open JupyterLab on the student edition of 00; notebooks/ lies beside
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/build/lesson/00_flow_matching-student.ipynb
 
 data: setup  ## only make the data of the profile
 	$(BIN)/medshift data $(OPTIONS)
