@@ -52,13 +52,16 @@ def table(methods: dict[str, list[str]], taus: list[float]) -> pd.DataFrame:
 
 def test_the_trade_off_draws_every_curve_every_floor_and_the_chosen_tau() -> None:
     sweep = table({"solver": [HEUN, PUBLISHED]}, [0.02, 0.3, 1.0])
-    floors = table({"method": ["doing nothing", TWIN]}, [0.0])
+    floors = table({"method": ["doing nothing", "histogram match", TWIN]}, [0.0])
+    floors.loc[floors["method"] == TWIN, list(METRICS)] += 0.3
     figure: Figure = fig_tradeoff(sweep, floors, title="T2", chosen=0.3)
     panels = [axis for axis in figure.axes if axis.get_ylabel() in METRICS.values()]
     assert len(panels) == len(METRICS)
     for axis in panels:
         labels = {str(line.get_label()) for line in axis.lines}
-        assert {f"MedShift, {HEUN}", f"MedShift, {PUBLISHED}", "doing nothing", TWIN} <= labels
+        assert {f"MedShift, {HEUN}", f"MedShift, {PUBLISHED}", TWIN} <= labels
+        # Two floors of equal values would hide each other: they are one line with both names.
+        assert "doing nothing = histogram match" in labels and "doing nothing" not in labels
         verticals = [line for line in axis.lines if len(set(np.asarray(line.get_xdata(), dtype=float))) == 1]
         assert any(np.allclose(np.asarray(v.get_xdata(), dtype=float), float(log_odds(0.3))) for v in verticals)
 
