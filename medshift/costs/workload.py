@@ -117,8 +117,8 @@ class _Count:
                 found[PARTS["autoencoder"]].append(Work(name, arguments["images"], each, AUTOENCODER))
             elif plan.name == "network":
                 part = "sizes" if name.startswith("network of sizes") else "network" if name == "network" else "other"
-                each = self._network(plan, backward=True)
-                found[PARTS[part]].append(Work(name, arguments["images"], each, TRAINING))
+                step = self._network(plan, backward=True)
+                found[PARTS[part]].append(Work(name, arguments["images"], step, TRAINING))
             elif plan.name == "trained":
                 part = "paired" if "task" in arguments else "compared"
                 what = pair_training(arguments["kind"])

@@ -72,6 +72,7 @@ def run(module: ModuleType, bench: str, place: Path, held: dict[str, Any], **mor
     heard, function = Heard(), getattr(module, bench)
     if "network" not in held and hasattr(module, "WEIGHTS"):
         held["network"] = module.load_flow(module.WEIGHTS).network
+    if "peers" not in held and hasattr(module, "make") and "network" in held:
         held["peers"] = {name: module.make(name, held["network"]) for name in module.NAMES}
     given = {**held, **more, "report": heard, "tmp_path": place}
     function(**{name: given[name] for name in inspect.signature(function).parameters})
@@ -99,6 +100,18 @@ def test_a_bench_of_the_peers_runs(quick, held, tmp_path: Path, bench: str, more
         for row in rows:
             if row.get("who", row.get("one image")) == "predecessor's way":
                 assert row["× predecessor (best turns)"] == "1.00 (1.00)"
+
+
+@pytest.mark.parametrize("bench", ["test_domains", "test_parts_of_a_step", "test_kernel_classes"])
+def test_a_bench_of_scale_runs(quick, held, tmp_path: Path, bench: str) -> None:
+    assert run(quick("test_scale"), bench, tmp_path, held).tables
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("bench", ["test_pixels", "test_images", "test_two_processes"])
+def test_a_bench_of_scale_in_processes_runs(quick, held, tmp_path: Path, bench: str) -> None:
+    assert run(quick("test_scale"), bench, tmp_path, held).tables
 
 
 @pytest.mark.slow
