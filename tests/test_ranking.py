@@ -209,6 +209,10 @@ def test_published_findings_are_what_the_table_says() -> None:
         "size_ratio": pytest.approx(4.649, abs=5e-4),
         "dose_levels": 3,
         "latent_remainder": 4,
+        "cdtsde_dice_gain": pytest.approx(6.09, abs=5e-3),  # .46 to .488
+        "cdtsde_hausdorff_gain": pytest.approx(-33.03, abs=5e-3),  # 59.53 to 39.87
+        "released_field_low": pytest.approx(0.0474, abs=5e-5),
+        "released_field_high": pytest.approx(0.9526, abs=5e-5),
     }
     # SDEdit's strengths .1, .2, .3 are τ = .745, .637, .546 (Stable Diffusion) and .747, .582, .448 (linear).
     gap = found["sdedit_tau_gap"]
