@@ -115,7 +115,7 @@ def test_the_explorer_opens_on_the_shipped_network(tmp_path: Path, monkeypatch: 
     )
     executed(made, tmp_path, monkeypatch)
     assert not errors(made)
-    stages = sorted(path.name.split("-")[0] for path in (tmp_path / "runs" / "cpu").glob("*/config.json"))
+    stages = sorted(path.parent.name.split("-")[0] for path in (tmp_path / "runs" / "cpu").glob("*/config.json"))
     assert "shipped" in stages and "network" not in stages, "nothing is trained"
     pages = [o.data.get("text/html", "") for cell in made.cells for o in cell.get("outputs", []) if "data" in o]
     assert sum(PLAYER in page for page in pages) == STATIC_PAIRS + 2
