@@ -95,7 +95,9 @@ class _Count:
         self.widths, self.channels = tuple(profile.kl.widths), profile.kl.channels
         made = plans(profile)
         self.plans = made | evidence_plans(profile, made, seed=0)
-        self.plans |= comparison_plans(profile, made, seed=0, retrain=(ALL,)) | explorer_plans(profile, made)
+        # One seed of everything is counted, and multiplied by their number elsewhere.
+        once = profile.model_copy(update={"comparison": profile.comparison.model_copy(update={"seeds": 1})})
+        self.plans |= comparison_plans(once, made, seed=0, retrain=(ALL,)) | explorer_plans(profile, made)
         self.plans |= adaptive_plans(profile, made, seed=0, retrain=(ALL,))
         for grid in GRIDS:
             runs = load_grid(grid, profile, seed=0).runs
