@@ -144,7 +144,8 @@ def test_paper_hands_on_its_options(tasks: list[Any], tmp_path: Path) -> None:
     words = ["paper", "--profile", "smoke", "--only", "03,01_data", "--seed", "7", "--set", "size=16", "--out", "o"]
     assert main(words) == 0
     ((made, options),) = tasks
-    assert [one.notebook.stem for one in made] == ["01_data", "03_train"] and options == {"force": False, "limit": 0.0, "workers": 0}
+    assert [one.notebook.stem for one in made] == ["01_data", "03_train"]
+    assert options == {"force": False, "limit": 0.0, "workers": 0}
     assert {(one.parameters.seed, one.profile.size, str(one.out)) for one in made} == {(7, 16, "o")}
 
 

@@ -94,7 +94,8 @@ def test_between_gaussians_of_one_spread_medshift_from_noise_is_optimal_transpor
 
 def test_the_comparison_keeps_to_what_couplings_must() -> None:
     world = gallery.coloured()
-    made = couplings.compared(world, {"exact": exact_velocity(world.domains)}, n=120, taus=(0.0, 0.6), sigmas=(0.5, 1.0))
+    exact = {"exact": exact_velocity(world.domains)}
+    made = couplings.compared(world, exact, n=120, taus=(0.0, 0.6), sigmas=(0.5, 1.0))
     by_name = {coupling.name: coupling for coupling in made}
     plans = ["optimal transport", "Schrödinger bridge, σ = 0.5", "Schrödinger bridge, σ = 1", "independent"]
     costs = [by_name[name].cost for name in plans]
