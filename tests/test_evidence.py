@@ -18,7 +18,7 @@ from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
 from medshift.repro.stage import Plan
 
-SMOKE = load_profile("smoke")
+SMOKE = load_profile("smoke", {"comparison.seeds": "3"})  # as many as any profile has: rows of their own
 
 
 @pytest.fixture(scope="module")

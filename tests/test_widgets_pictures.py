@@ -100,7 +100,8 @@ def test_a_missing_picture_and_a_dial_without_values_are_refused(pictures: Pictu
 
 
 def test_sliders_show_the_picture_of_their_places(pictures: Pictures) -> None:
-    title, tau, scale, picture, words, message = sliders(pictures).children
+    title, lost, tau, scale, picture, words, message = sliders(pictures).children
+    assert "kernel is gone" in lost.value
     assert picture.value == pictures.frames[1, 0] and "line &lt;1&gt; &amp; 0" in words.value
     tau.index, scale.index = 2, 1
     assert picture.value == pictures.frames[2, 1] and tau.value == 2 and tau.continuous_update

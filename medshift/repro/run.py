@@ -155,6 +155,11 @@ class Run:
         picture = paths[".png"].read_bytes()
         display(Image(data=picture, width=int.from_bytes(picture[16:20], "big") // 2, alt=caption))
 
+    def draw(self, name: str, made: tuple[str, Figure]) -> None:
+        """`figure` of a caption and a figure, as functions of `medshift.results` give them."""
+        caption, figure = made
+        self.figure(figure, name, caption)
+
     def table(self, table: pd.DataFrame, name: str, *, digits: int = 2, markdown: str = "") -> pd.DataFrame:
         """Save a table as Markdown, or as that of ``markdown``, and CSV with its provenance; return it to be shown."""
         header = "| " + " | ".join(map(str, table.columns)) + " |\n|" + " --- |" * table.shape[1] + "\n"

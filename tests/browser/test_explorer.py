@@ -20,12 +20,13 @@ from PIL import Image
 
 from browser.lab import ROOT, Server, with_parameters
 from browser.sheets import Notebook
+from medshift.ode import DEFAULT_STEPS
 from medshift.repro.run import configure
 from medshift.results.explorer import failures_of, leg_at, shown_at
 from medshift.stages.lattice import load_lattice
 from medshift.stages.network import open_translator
 from medshift.viz.explorer import SIDE, STEP, TOP, ExplorerCanvas, Shown, leg_strip
-from medshift.widgets.explorer import LATTICE_STEPS, MORE_SCALES, MORE_TAUS, STEPS
+from medshift.widgets.explorer import MORE_SCALES, MORE_TAUS, STEPS
 from medshift.widgets.own_image import read_file
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -89,7 +90,7 @@ class Explorer:
         """τ = 0.1, guidance 1, 15 steps, the first view of the first pair."""
         self.choose("view", 0)
         self.choose("pair", 0)
-        for name, value in (("τ", 0.1), ("guidance", 1.0), ("steps", LATTICE_STEPS)):
+        for name, value in (("τ", 0.1), ("guidance", 1.0), ("steps", DEFAULT_STEPS)):
             self.turn(name, value)
         self.shows(0.1)
 
@@ -250,7 +251,7 @@ def test_the_last_setting_is_what_is_shown(explorer: Explorer) -> None:
     for first, last in ((0.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
         for name in NAMES:
             explorer.notebook.drag(explorer.slider(name), first, last, moves=8)
-    for name, value in (("guidance", 2.0), ("steps", LATTICE_STEPS), ("τ", 0.8)):
+    for name, value in (("guidance", 2.0), ("steps", DEFAULT_STEPS), ("τ", 0.8)):
         explorer.turn(name, value)
     explorer.shows(0.8, 2.0)
     explorer.page.wait_for_timeout(1500)  # nothing that was dropped comes late
