@@ -28,7 +28,7 @@ from medshift.stages.codec import open_codec
 from medshift.stages.images import STATISTICS_IMAGES, open_images
 from medshift.stages.sweep import MEDSHIFT
 
-COMPONENTS, DRAWS = 128, 8
+COMPONENTS, DRAWS = 128, 3
 
 
 @dataclass(frozen=True)
