@@ -22,7 +22,7 @@ from browser.lab import ROOT, Server, with_parameters
 from browser.sheets import Notebook
 from medshift.ode import DEFAULT_STEPS
 from medshift.repro.run import configure
-from medshift.results.explorer import failures_of, leg_at, shown_at
+from medshift.results.explorer import LESSONS, failures_of, leg_at, shown_at
 from medshift.stages.lattice import load_lattice
 from medshift.stages.network import open_translator
 from medshift.viz.explorer import SIDE, STEP, TOP, ExplorerCanvas, Shown, leg_strip
@@ -200,10 +200,10 @@ def test_the_gallery_names_each_failure_in_full_and_shows_it(explorer: Explorer)
     failures = failures_of(explorer.lattice)
     menu, picture = explorer.page.locator(".medshift-dial select"), explorer.page.locator("img.medshift-picture").nth(1)
     names = [name.replace("\xa0", " ") for name in menu.locator("option").all_text_contents()]
-    assert names == list(failures)
-    for number, shown in enumerate(failures.values()):
+    assert names == [LESSONS[name].title for name in failures]
+    for number, failure in enumerate(failures.values()):
         menu.select_option(index=number)
-        frame = _pixels(explorer.canvas.frame(shown))
+        frame = _pixels(explorer.canvas.frame(failure.shown))
         explorer.notebook.until(lambda f=frame: _same(explorer.notebook.pixels(picture), f), names[number])
     picture.scroll_into_view_if_needed()
     explorer.notebook.shot("gallery")
