@@ -27,7 +27,7 @@ SEEDS, LIMIT = 3, 60.0  # trainings of everything, and minutes that are asked ab
 SD_VAE = ((128, 256, 512, 512), 4)  # widths and channels of Stable Diffusion's autoencoder
 
 NOT_COUNTED = (
-    "projecting views and drawing noise (01), metrics and their feature networks, classifiers, bootstrap, figures",
+    "projecting views and drawing noise (01), metrics and their feature networks, classifiers, intervals, figures",
     "validation losses and pictures during training",
     "normalisation, activations, the optimiser and the moving average: few operations, much memory traffic",
     "baselines without a network, the adaptive solver dopri5, failures shown in 99, optimal-transport assignments",

@@ -20,7 +20,7 @@ from medshift.errors import DataError, ParameterError
 __all__ = ["NOT_TIMED", "Step", "Steps", "measured_table", "measured_verdict", "read_steps", "write_steps"]
 
 NOT_TIMED = (
-    "projecting views (01), metrics and their feature networks, classifiers, bootstrap, figures",
+    "projecting views (01), metrics and their feature networks, classifiers, intervals, figures",
     "validation losses and pictures during training",
     "baselines without a network, the adaptive solver dopri5, failures shown in 99, optimal-transport assignments",
     "start-up, compilation, loading, writing checkpoints",

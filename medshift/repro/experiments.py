@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -24,12 +25,12 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Experiment(StrictModel):
+class Experiment(StrictModel, ABC):
     """One run of a grid."""
 
+    @abstractmethod
     def plan(self, profile: Profile, base: Mapping[str, Plan], seed: int) -> Plan:
         """The stage of this run, which writes summary.json; ``base`` are the plans of the profile under that seed."""
-        raise NotImplementedError
 
 
 class Translation(Experiment):

@@ -110,7 +110,7 @@ def test_fast_is_as_good_as_plain(report: Any, tmp_path: Path) -> None:
         f"{SOURCE} to {TARGET}, {len(some)} views of {len(np.unique(own))} unseen heads (T2; {whose}), and "
         f"{len(reference)} others of them for the FID; 50 uniform Euler steps; `fast` in {dtype}, plain in float32; "
         "images span 2. "
-        "The truth is free of noise. 95 % intervals over heads: bootstrap for PSNR and SSIM, jackknife for the FID; "
+        "The truth is free of noise. 95 % intervals over heads: t over heads for PSNR and SSIM, jackknife for the FID; "
         "differences are fast minus plain on the same views."
     )
     report.table("fast beside plain: quality", header, rows, note)
