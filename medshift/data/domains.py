@@ -8,7 +8,7 @@ of a view's exposures, or its noise-free expectation, bit for bit from the view'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -112,10 +112,10 @@ def render(
         simulated = simulator_volume(head)
         for insert, of_volume in table[table["head"] == number].groupby("insert", sort=True):
             volumes = _with(str(insert), head, simulated, int(number))
-            levels = {kind: level_for(volume, FIELD_OF_VIEW[0] / size) for kind, volume in volumes.items()}
+            levels = {kind: _at(level_for(volume, FIELD_OF_VIEW[0] / size), device) for kind, volume in volumes.items()}
             for role, rows in of_volume.groupby("role", sort=True):
                 for kind in _wanted(str(role)):
-                    projection = project(levels[kind], poses_of(rows).to(device), size)
+                    projection = _held(project(levels[kind], poses_of(rows), size))
                     parts.setdefault((str(role), kind), []).append((rows.index.tolist(), projection))
         progress((done + 1) / len(numbers))
     for (role, kind), pieces in parts.items():
@@ -132,6 +132,16 @@ def _with(insert: str, head: HeadVolume, simulated: HeadVolume, number: int) -> 
         "real": with_insert(head, insert, number)[0],
         "simulated": with_insert(simulated, insert, number, reference=head)[0],
     }
+
+
+def _at(volume: HeadVolume, device: str | torch.device) -> HeadVolume:
+    """The volume on a device: that is where `project` works, whatever the poses' own."""
+    return replace(volume, density=volume.density.to(device))
+
+
+def _held(projection: Projection) -> Projection:
+    """On the host: all views of a large profile together would fill a GPU."""
+    return Projection(**{f.name: getattr(projection, f.name).cpu() for f in fields(Projection)})
 
 
 def _wanted(role: str) -> tuple[str, ...]:
