@@ -334,6 +334,7 @@ def test_an_interruption_waits_for_the_import_graph(delay: float) -> None:
 import signal
 from medshift.repro import keys
 import grimp
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
 signal.setitimer(signal.ITIMER_REAL, {delay})
 try:
