@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medshift.data.domains import EXPOSURES, EvaluationSet
 from medshift.errors import ParameterError
-from medshift.metrics.bootstrap import Interval, hierarchical_interval
+from medshift.metrics.intervals import Interval, hierarchical_interval
 from medshift.metrics.physics import high_pass_std
 from medshift.metrics.structure import psnr, ssim
 from medshift.translate import MedShift, Translator

@@ -279,8 +279,9 @@ def test_the_head_is_what_is_darker_than_air_with_its_holes() -> None:
     assert torch.equal(head_of(torch.cat([skull(), square()]))[1:], head_of(square()))
 
 
-def test_without_a_head_there_is_no_threshold_and_no_edge() -> None:
-    flat = torch.zeros_like(square())
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_without_a_head_there_is_no_threshold_and_no_edge(rounding: float) -> None:
+    flat = torch.full_like(square(), 0.1) + rounding * (square() > 0)
     assert not head_of(flat).any() and edges.edge_thresholds(flat).isinf().all()
     found = edges.edge_map(square(), flat)
     assert found.edges == found.invented == found.kept == 0 and found.precision.isnan() and found.recall.isnan()

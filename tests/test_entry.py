@@ -12,7 +12,7 @@ import torch
 
 from medshift import checkpoint
 from medshift.errors import DataError
-from medshift.metrics.bootstrap import hierarchical_interval
+from medshift.metrics.intervals import hierarchical_interval
 from medshift.repro.claims import Finding
 from medshift.results.baseline_findings import baseline_findings
 from medshift.results.baselines import (

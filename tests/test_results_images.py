@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from medshift.errors import ParameterError
-from medshift.results import exact_field, noise_power, objects
-from medshift.results.exact_field import Components
+from medshift.results import noise_power, objects
+from medshift.stages import exact_field
+from medshift.stages.exact_field import Components
 from medshift.stages.objects import ABSENT, PRESENT
 from medshift.theory import Gaussian, translated_law
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from medshift.errors import ParameterError
 from medshift.flow import interpolate
-from medshift.ode import leg_knots
+from medshift.ode import at_time, leg_knots
 from medshift.translate import Domain, MedShift, check_tau
 
 __all__ = ["FlowEdit"]
@@ -83,7 +83,7 @@ class FlowEdit:
         fresh = iter(() if noise is None else noise.to(x).unbind(1))
         change = torch.zeros_like(x)
         for t, t_next in pairwise(leg_knots(check_tau(tau), "uniform", steps)):
-            time, slope = x.new_tensor(t), torch.zeros_like(x)
+            time, slope = at_time(t, x), torch.zeros_like(x)
             for _ in range(averages):
                 x_t = interpolate(x, next(fresh), time)
                 slope += self.model.velocity(x_t + change, time, b) - self.model.velocity(x_t, time, a)

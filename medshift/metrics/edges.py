@@ -91,8 +91,8 @@ def margin(sigma: float = SIGMA, tolerance: float = TOLERANCE) -> int:
 def head_of(reference: Tensor, mask: Tensor | None = None, *, sigma: float = SIGMA) -> Tensor:
     """Where the head is (N,1,H,W): what Otsu's threshold of the smoothed reference tells from air, holes filled.
 
-    Bone darkens far more than the thin soft tissue of neck and scalp, so these go with the air. A constant image has
-    no head.
+    Bone darkens far more than the thin soft tissue of neck and scalp, so these go with the air. An image that is
+    constant up to `FAINTEST` has no head.
 
     Args:
         reference: (N,1,H,W), air bright.
@@ -106,7 +106,9 @@ def head_of(reference: Tensor, mask: Tensor | None = None, *, sigma: float = SIG
     found = []
     for image, field in zip(_arrays(reference), _arrays(mask), strict=True):
         smooth = _smoothed(image, field, sigma)
-        head = (smooth < threshold_otsu(smooth[field])) & field if np.ptp(smooth[field]) > 0 else np.zeros_like(field)
+        inside = smooth[field]
+        flat = np.ptp(inside) <= FAINTEST  # where a histogram has no two bins to split between
+        head = np.zeros_like(field) if flat else (smooth < threshold_otsu(inside)) & field
         found.append(binary_fill_holes(head))
     return torch.from_numpy(np.stack(found))[:, None]
 

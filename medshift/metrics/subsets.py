@@ -1,7 +1,7 @@
 """Intervals and floors for metrics of whole sets, in which no row is ever drawn twice.
 
 A bootstrap with replacement repeats rows, which FID, coverage and AUC take for structure of the data. See
-`medshift.metrics.bootstrap` for intervals of means of metrics of images.
+`medshift.metrics.intervals` for intervals of means of metrics of images.
 """
 
 from __future__ import annotations

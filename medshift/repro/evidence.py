@@ -29,6 +29,7 @@ LEARNING = 2  # the first so many pairs
 CONFOUNDED = (0.0, 1.0)  # total variation between the poses of synthetic and of real domains
 DEEP = ("ST-AlexNet", "ST-VGG", "Inception", "CLIP")  # features of set metrics
 COSTLY = "ST-VGG"  # for the first pair alone
+CONTROL_DRAWS = 3  # of both sets where the field is exact
 CLAMPED = 0.2  # share of pixels at one value, as a display clips air
 STARTS = (1.0, 0.99, 0.95)  # times from which the ODE inverts
 SCALES = (1.0, 2.0, 3.0)  # of guidance, on each leg
@@ -191,7 +192,10 @@ def sweeps(profile: Profile, made: Mapping[str, Plan], others: Mapping[str, Plan
 def predictions(
     profile: Profile, made: Mapping[str, Plan], others: Mapping[str, Plan], *, seed: int
 ) -> dict[str, Plan]:
-    """Noise and classify, without a network: every pair, and the first at half the pixels and with a coarser codec."""
+    """Noise and classify, without a network: every pair, and the first at half the pixels and with a coarser codec.
+
+    With the control of the first pairs, in which the field is exact.
+    """
     own = profile.evidence
     places = {f"prediction {pair_name(*pair)}": (pair, made["views"], made["codec"]) for pair in PAIRS}
     half, coarse = others["network half"], others["network coarse"]
@@ -209,6 +213,18 @@ def predictions(
         }
         inputs = {"views": views, "codec": codec}
         found[name] = Plan("prediction", "medshift.stages.prediction", arguments, inputs, "noising and classifying")
+    for pair in PAIRS[:LEARNING]:
+        name = pair_name(*pair)
+        same = {
+            key: found[f"prediction {name}"].arguments[key] for key in ("source", "target", "taus", "views", "seed")
+        }
+        found[f"control {name}"] = Plan(
+            "control",
+            "medshift.stages.exact_field",
+            {**same, "draws": CONTROL_DRAWS, "batch": profile.tradeoff.batch},
+            found[f"prediction {name}"].inputs,
+            "classifying where the field is exact",
+        )
     return found
 
 
@@ -242,6 +258,7 @@ def _stages() -> tuple[str, ...]:
     judged = [f"judged {name}" for name in (*names, *phantoms, *others)]
     drawn = [f"sweep {name}" for name in (*names[:LEARNING], *others[2:])]
     predicted = [f"prediction {name}" for name in (*names, "half", "coarse")]
+    predicted += [f"control {name}" for name in names[:LEARNING]]
     studies = ("solvers", "evaluations", "cube", "collapse", "untouched", "objects", "views half")
     return (*judged, *drawn, *predicted, *studies)
 

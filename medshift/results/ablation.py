@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from medshift.metrics.bootstrap import Interval, hierarchical_interval
+from medshift.metrics.intervals import Interval, hierarchical_interval
 from medshift.results.training import validation_history
 
 STILL_MOVES = 0.02  # share of the loss

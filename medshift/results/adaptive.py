@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medshift.metrics.bootstrap import Interval, hierarchical_interval
+from medshift.metrics.intervals import Interval, hierarchical_interval
 from medshift.results.convergence import MOVING, moved
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medshift.evaluate import FAILURE_DB, TWIN, headroom
-from medshift.metrics.bootstrap import Interval
+from medshift.metrics.intervals import Interval
 from medshift.metrics.ranking import group_mean_rank, mean_rank, paper_rank
 from medshift.results.entry import FEATURES, Entry, Measured, repeats
 

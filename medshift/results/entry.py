@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medshift.errors import DataError
-from medshift.metrics.bootstrap import Interval, hierarchical_interval
+from medshift.metrics.intervals import Interval, hierarchical_interval
 from medshift.results.convergence import CONVERGED, LOSS, MAE, UNTRAINED, Rest, moved
 from medshift.results.trainings import Trained
 

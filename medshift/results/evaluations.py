@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student
 
-from medshift.metrics.bootstrap import hierarchical_interval
+from medshift.metrics.intervals import hierarchical_interval
 from medshift.results.findings import stated
 from medshift.viz.evidence import Curve, Panel, fig_panels
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medshift.data.domains import DOMAINS
-from medshift.metrics.bootstrap import Interval
+from medshift.metrics.intervals import Interval
 from medshift.results.crossfit import choices, chosen_by_others, cross_fitted
 from medshift.results.findings import over_heads, stated
 from medshift.results.realism import highest, nearest_tau, scores_of

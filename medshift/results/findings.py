@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
-from medshift.metrics.bootstrap import Interval
+from medshift.metrics.intervals import Interval
 from medshift.metrics.verdicts import head_test
 
 COLUMNS = ("finding", "value", "low", "high", "n", "heads", "p", "unit", "figure", "text")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from medshift.results.findings import stated
+from medshift.results.findings import over_heads, stated
 from medshift.results.realism import (
     FIGURE_OF,
     SAME_LAW,
@@ -52,6 +52,18 @@ def _gap(judged: Path, prediction: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def control_table(control: Path) -> pd.DataFrame:
+    """AUC predicted and measured where the field is exact, by tau, with the 95 % t interval of their gap over draws."""
+    table = pd.read_csv(control / "control.csv")
+    table["gap"] = table["measured"] - table["predicted"]
+    by_tau = table.groupby("tau")
+    ends = [over_heads(group["gap"], group["draw"]) for _, group in by_tau]
+    result = by_tau[["predicted", "measured", "gap"]].mean().reset_index()
+    return result.assign(
+        low=[e.low for e in ends], high=[e.high for e in ends], draws=table["draw"].nunique(), n=int(table["n"].iloc[0])
+    )
+
+
 def prediction_figure(
     judged: Path, prediction: Path, control: pd.DataFrame, pair: str, footer: str
 ) -> tuple[str, Figure]:
@@ -60,7 +72,7 @@ def prediction_figure(
     Args:
         judged: stage of the pair.
         prediction: stage of the pair.
-        control: of `medshift.results.exact_field.control` on the pair.
+        control: of `control_table` on the pair.
         pair: its name.
         footer: the data.
     """
@@ -130,7 +142,7 @@ def prediction_findings(
     Args:
         judged: stage of the pair.
         prediction: stage of the pair.
-        control: of `medshift.results.exact_field.control` on the pair.
+        control: of `control_table` on the pair.
         chosen: the tau that validation chose.
         suffix: of the findings' names.
     """

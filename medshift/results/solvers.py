@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from medshift.data.domains import EvaluationSet
-from medshift.metrics.bootstrap import hierarchical_interval
+from medshift.metrics.intervals import hierarchical_interval
 from medshift.metrics.manifold import latent_spectrum
 from medshift.results.findings import measured, stated
 from medshift.stages.codec import open_codec

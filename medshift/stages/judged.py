@@ -19,9 +19,9 @@ from torch import Tensor
 from medshift.baselines.blur_tone import BlurTone
 from medshift.data.domains import EvaluationSet
 from medshift.evaluate import TWIN, score
-from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.metrics.edges import edge_map
 from medshift.metrics.features import extractor, why_not
+from medshift.metrics.intervals import hierarchical_interval
 from medshift.metrics.landmarks import landmark_drift, mean_drift, measured_landmarks
 from medshift.metrics.noise import (
     grey_histograms,

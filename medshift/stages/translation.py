@@ -16,7 +16,7 @@ from medshift.evaluate import FAILURE_DB, score
 from medshift.fast import fast
 from medshift.flow_training import load_flow
 from medshift.guidance import CountingVelocity
-from medshift.metrics.bootstrap import hierarchical_interval
+from medshift.metrics.intervals import hierarchical_interval
 from medshift.stages.job import Job
 from medshift.translate import MedShift
 

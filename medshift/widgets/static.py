@@ -66,7 +66,10 @@ def _packed(frame: bytes) -> bytes:
 
 
 def filmstrip(pictures: Pictures) -> bytes:
-    """Up to six frames one under the other, or side by side where they are small, each under its setting; PNG."""
+    """Up to six frames one under the other, or side by side where they are small, each under its setting; PNG.
+
+    At most 256 colours, as its frames.
+    """
     shown = pictures.strip()
     frames = [Image.open(io.BytesIO(pictures.frames[place])).convert("RGB") for place in shown]
     width, height = max(frame.width for frame in frames), frames[0].height + LABEL
@@ -79,7 +82,7 @@ def filmstrip(pictures: Pictures) -> bytes:
         pen.text((x + width / 2, y + LABEL / 2), pictures.setting(place), fill="black", font=font, anchor="mm")
         sheet.paste(frame, (x, y + LABEL))
     buffer = io.BytesIO()
-    sheet.save(buffer, format="png", optimize=True)
+    sheet.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 

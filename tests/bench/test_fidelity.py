@@ -23,8 +23,8 @@ from medshift.data.heads import Heads, HeadSplit
 from medshift.evaluate import score
 from medshift.fast import fast
 from medshift.flow_training import load_flow
-from medshift.metrics.bootstrap import hierarchical_interval
 from medshift.metrics.features import extractor
+from medshift.metrics.intervals import hierarchical_interval
 from medshift.metrics.realism import fid
 from medshift.metrics.structure import psnr
 from medshift.translate import AS_PUBLISHED, MedShift

@@ -90,7 +90,8 @@ def test_submitit_and_shell_lines_give_the_table_of_workers(out: Path, tmp_path:
             shutil.rmtree(folder, ignore_errors=True)
         (out / "build" / "smoke" / "grids" / "small.csv").unlink()
         way()
-        pd.testing.assert_frame_equal(table(out), wanted)
+        # A job sums with as many threads as it is given, and so in another order than a worker.
+        pd.testing.assert_frame_equal(table(out), wanted, rtol=1e-4)
 
 
 def test_a_failed_run_is_a_row_with_its_error_and_is_tried_again(out: Path) -> None:

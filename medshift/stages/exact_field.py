@@ -11,24 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from medshift.data.domains import DOMAINS
+from medshift.data.domains import DOMAINS, EvaluationSet
 from medshift.errors import ParameterError
 from medshift.flow import interpolate
 from medshift.metrics.two_sample import domain_auc
-from medshift.results.findings import over_heads
-from medshift.results.realism import scores_of
 from medshift.stages.codec import open_codec
 from medshift.stages.images import STATISTICS_IMAGES, open_images
-from medshift.stages.sweep import MEDSHIFT
+from medshift.stages.job import Job
 
-COMPONENTS, DRAWS = 128, 3
+COMPONENTS = 128
 
 
 @dataclass(frozen=True)
@@ -80,58 +77,47 @@ def translate(x: Tensor, source: Components, target: Components, tau: float) -> 
     return target.mean + target.of_covariance(lambda v: (v / noised(v)).sqrt(), z)
 
 
-def control(
-    views: Path,
-    codec: Path,
-    pair: tuple[str, str],
-    taus: Sequence[float],
-    *,
-    n: int,
-    heads: int,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """AUC predicted and measured where the field is exact, by tau, with the t interval of their gap over draws.
+def build(
+    job: Job, *, source: str, target: str, taus: Sequence[float], views: int, draws: int, batch: int, seed: int
+) -> None:
+    """Write control.csv: AUC predicted and measured where the field is exact, a row a draw and tau.
 
     Args:
-        views: stage of the training images.
-        codec: stage.
-        pair: source and target.
+        job: its inputs ``views`` and ``codec``.
+        source: domain translated from.
+        target: domain translated to.
         taus: where the legs meet.
-        n: images in each of the two sets, as many as translations were judged with.
-        heads: groups that classifiers hold out, as many as heads; here only names, since samples are independent.
+        views: translations of T2 that were judged; as many images are drawn, in as many groups as those have heads.
+            Groups are here only names, since samples are independent.
         draws: how often both sets are drawn anew.
+        batch: images decoded at once.
         seed: of all draws.
     """
-    found, images = open_codec(codec), open_images(views).training(STATISTICS_IMAGES)
-    latents = {domain: found.encode(images[DOMAINS.index(domain)]).float() for domain in pair}
-    shape, size = latents[pair[0]].shape[1:], (int(images[0].shape[-2]), int(images[0].shape[-1]))
-    source, target = (Components.fit(latents[domain].flatten(1)) for domain in pair)
+    codec, images = open_codec(job.inputs["codec"], job.device), open_images(job.inputs["views"], job.data)
+    judged, train = EvaluationSet(job.inputs["views"], "T2", limit=views), images.training(STATISTICS_IMAGES)
+    size = (int(train[0].shape[-2]), int(train[0].shape[-1]))
+    n, heads = len(judged), judged.table["head"].nunique()
+    latents = [codec.encode(train[DOMAINS.index(domain)].to(job.device)).float().cpu() for domain in (source, target)]
+    shape = latents[0].shape[1:]
+    a, b = (Components.fit(latent.flatten(1)) for latent in latents)
+
+    def decoded(x: Tensor) -> Tensor:
+        parts = x.float().unflatten(1, shape).split(batch)
+        return torch.cat([codec.decode(part.to(job.device), size).float().cpu() for part in parts])
+
     groups, rows = np.arange(n) % heads, []
     for draw in range(draws):
         generator = torch.Generator().manual_seed(1000 * seed + draw)
-        x, y = source.sample(n, generator), target.sample(n, generator)
+        x, y = a.sample(n, generator), b.sample(n, generator)
         noise = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64)
-        truth = found.decode(y.float().unflatten(1, shape), size)
-        for tau in taus:
-            a, b = (
-                interpolate(s, e, torch.tensor(tau)).float().unflatten(1, shape)
-                for s, e in zip((x, y), noise, strict=True)
+        truth = decoded(y)
+        for i, tau in enumerate(taus):
+            z_a, z_b = (
+                interpolate(start, end, torch.tensor(tau)).float().unflatten(1, shape)
+                for start, end in zip((x, y), noise, strict=True)
             )
-            output = found.decode(translate(x, source, target, tau).float().unflatten(1, shape), size)
-            predicted = domain_auc(a, b, groups, groups).value
-            rows.append({"draw": draw, "tau": tau, "predicted": predicted,
-                         "measured": domain_auc(output, truth, groups, groups).value})  # fmt: skip
-    table = pd.DataFrame(rows)
-    table["gap"] = table["measured"] - table["predicted"]
-    result = table.groupby("tau")[["predicted", "measured", "gap"]].mean().reset_index()
-    ends = [over_heads(group["gap"], group["draw"]) for _, group in table.groupby("tau")]
-    return result.assign(low=[e.low for e in ends], high=[e.high for e in ends], draws=draws, n=2 * n)
-
-
-def control_of(views: Path, codec: Path, pair: tuple[str, str], judged: Path, *, seed: int = 0) -> pd.DataFrame:
-    """`control` at the taus, with the number of images and of heads, of a judged sweep."""
-    scores = scores_of(judged)
-    ours = scores[scores["method"] == MEDSHIFT]
-    taus, n = sorted(ours["tau"].unique()), ours["view"].nunique()
-    return control(views, codec, pair, taus, n=n, heads=ours["head"].nunique(), seed=seed)
+            predicted = domain_auc(z_a, z_b, groups, groups).value
+            measured = domain_auc(decoded(translate(x, a, b, tau)), truth, groups, groups).value
+            rows.append({"draw": draw, "tau": tau, "predicted": predicted, "measured": measured, "n": 2 * n})
+            job.progress((draw + (i + 1) / len(taus)) / draws)
+    pd.DataFrame(rows).to_csv(job.folder / "control.csv", index=False)

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from medshift.errors import ParameterError
-from medshift.metrics.bootstrap import hierarchical_interval
+from medshift.metrics.intervals import hierarchical_interval
 
 UNBALANCED = {4: [10, 20, 40, 80], 8: [10, 20, 30, 40, 50, 60, 70, 80], 20: list(range(10, 110, 5))}
 
