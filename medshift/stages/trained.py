@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from medshift import checkpoint
 from medshift.data.domains import EvaluationSet
-from medshift.discriminator_watch import DiscriminatorWatch
 from medshift.methods import open_training, training
-from medshift.methods_index import BUILT_ON, TRAINED
-from medshift.metrics.perceptual import mae
-from medshift.metrics.structure import psnr
+from medshift.methods_index import BUILT_ON
 from medshift.network import VelocityNetwork
-from medshift.pairwise import Pair, PairMethod, Recipe
-from medshift.processes import World
-from medshift.schedules import TrainConfig
-from medshift.stages.calling import translated
+from medshift.pairwise import Pair
 from medshift.stages.codec import open_codec
 from medshift.stages.halves import halves
 from medshift.stages.images import RenderedImages, open_images
 from medshift.stages.job import Job
-from medshift.stages.training import fit, within_memory
-from medshift.train import StepRecord
-from medshift.translate import Codec
-
-LOOKS = 25  # at the validation views, evenly over a training: five of them in its last fifth
-VIEWS, BATCH = 16, 16
+from medshift.stages.pair_training import VIEWS, Shown, Validation, digest, recipe_of, train_for_pair
+from medshift.stages.training import within_memory
 
 
 def build(
@@ -70,41 +56,19 @@ def build(
         method = training(kind, codec, Pair(source, target, where.domains), config, **_nets(job, kind))
         for module in method.modules().values():
             module.to(job.device)
-        recipe = method.recipe
         paired = str(job.inputs["paired"]) if method.needs_pairs else ""
         draw = halves(job.inputs["views"], source, target, n, device=job.device, data=job.data, paired=paired)
-        steps = max(1, images // recipe.batch)
-        plan = TrainConfig(
-            steps=steps,
-            seed=seed,
-            schedule=recipe.schedule,
-            warmup=recipe.warmup,
-            clip_norm=recipe.clip_norm,
-            ema_decay=recipe.ema_decay,
-            accumulation=parts,
-            checkpoint_every=max(1, checkpoint_every // recipe.batch),
-        )
-        watches: list[Callable[[StepRecord], None]] = []
+        watches = []
         if isinstance(where, RenderedImages):
-            watches.append(_Validation(job, method, codec, source, target, steps, knobs))
-        if "discriminator" in method.optimizers():
-            watches.append(DiscriminatorWatch(job.folder))
+            views = EvaluationSet(job.inputs["views"], "validation", limit=VIEWS)
+            shown = Shown(views.exposure(source, 0), views.clean(target), views.open_field, (source, target))
+            watches.append(Validation(job, method, codec, shown, images, knobs))
+        train_for_pair(
+            job, method, draw, images=images, parts=parts, checkpoint_every=checkpoint_every, seed=seed, watches=watches
+        )
 
-        def watch(record: StepRecord) -> None:
-            for one in watches:
-                one(record)
-
-        fit(job, method, draw, plan, watch=watch)
-
-    within_memory(job, _recipe(kind).batch, attempt, multiple=2)  # a half of each domain
-    held = open_training(job.folder, nets=_nets(job, kind))
-    kept = {f"{n}.{k}": v for n in held.kept for k, v in held.modules()[n].state_dict().items()}
-    return {f"{kind}'s weights' SHA-256": checkpoint.weights_sha256(kept)}
-
-
-def _recipe(kind: str) -> Recipe:
-    module, method, _ = TRAINED[kind]
-    return getattr(importlib.import_module(module), method).recipe
+    within_memory(job, recipe_of(kind).batch, attempt, multiple=2)  # a half of each domain
+    return {f"{kind}'s weights' SHA-256": digest(job, _nets(job, kind))}
 
 
 def _nets(job: Job, kind: str) -> dict[str, VelocityNetwork]:
@@ -114,55 +78,3 @@ def _nets(job: Job, kind: str) -> dict[str, VelocityNetwork]:
     network = open_training(job.inputs["base"], device=job.device).modules()["network"]
     assert isinstance(network, VelocityNetwork)
     return {BUILT_ON[kind]: network}
-
-
-class _Validation:
-    """Writes errors to the truth on validation views, with the moving averages, evenly over a training."""
-
-    def __init__(
-        self,
-        job: Job,
-        method: PairMethod,
-        codec: Codec,
-        source: str,
-        target: str,
-        steps: int,
-        knobs: Mapping[str, Any],
-    ) -> None:
-        self.job, self.method, self.codec, self.pair, self.knobs = job, method, codec, (source, target), knobs
-        self.due = {max(1, round(steps * k / LOOKS)) for k in range(1, LOOKS + 1)}
-        views = EvaluationSet(job.inputs["views"], "validation", limit=VIEWS)
-        self.images, self.truth, self.mask = views.exposure(source, 0), views.clean(target), views.open_field
-
-    def __call__(self, record: StepRecord) -> None:
-        if record.step not in self.due or World().rank:
-            return
-        with averaged(self.method, record.averages), torch.random.fork_rng(devices=[]):
-            translator = self.method.translator()
-            output = translated(
-                translator, self.codec, self.images, *self.pair, self.knobs, batch=BATCH, device=self.job.device
-            )
-        row: dict[str, float] = {"step": record.step, "images": record.images}
-        row["mae"] = float(mae(output, self.truth, self.mask).mean())
-        row["psnr"] = float(psnr(output, self.truth, self.mask).mean())
-        with (self.job.folder / "watched.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-@contextmanager
-def averaged(method: PairMethod, averages: Mapping[str, Any]) -> Iterator[None]:
-    """The method with its moving averages in place of its weights, and in evaluation mode; both undone at the end."""
-    modules = method.modules()
-    own = {name: {k: v.clone() for k, v in modules[name].state_dict().items()} for name in averages}
-    modes = {name: module.training for name, module in modules.items()}
-    try:
-        for name, average in averages.items():
-            modules[name].load_state_dict(average.module.state_dict())
-        for module in modules.values():
-            module.eval()
-        yield
-    finally:
-        for name, state in own.items():
-            modules[name].load_state_dict(state)
-        for name, module in modules.items():
-            module.train(modes[name])
