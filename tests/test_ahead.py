@@ -54,13 +54,15 @@ def test_what_notebooks_read_is_there_when_they_run(module: str, tmp_path: Path)
     views = plan(module, "views", 1)
     network = plan(module, "network", 10, views=views)
     judged = [plan(module, "judged", 100 * k, views=views, network=network) for k in (1, 2, 3)]
+    own = plan(module, "drawn", 5, views=views)
     first, second = (
-        notebook(tmp_path, "01", views=views),
+        notebook(tmp_path, "01", own=own),
         notebook(tmp_path, "04", a=judged[0], b=judged[1], c=judged[2]),
     )
     before = os.environ.get("OMP_NUM_THREADS")
     with Ahead([first, second], 2) as ahead:
-        assert list(ahead.items)[0] == views.folder_name, "in the order of notebooks, inputs first"
+        ordered = [one.folder_name for one in (views, own, network, *judged)]
+        assert list(ahead.items) == ordered, "in the order of notebooks, inputs first"
         assert before or os.environ["OMP_NUM_THREADS"] == str(max(1, cores() // 2)), "kernels get a share of the cores"
         ahead.wait(first)
         assert views.find(first.runs)

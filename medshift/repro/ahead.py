@@ -85,7 +85,8 @@ class Ahead:
             stages, runs = stages_missing(task), _runs_missing(task)
             self.stages[task.target] = frozenset(item.key for item in stages)
             self.needs[task.target] = frozenset(item.key for item in (*stages, *runs))
-            self.items = {item.key: item for item in (*runs, *stages)} | self.items
+            for item in (*stages, *runs):
+                self.items.setdefault(item.key, item)
         self.changed = threading.Condition()
         self.broken: BaseException | None = None
         self.pool = Pool(workers, self._notify)
