@@ -25,7 +25,7 @@ from medshift.errors import ParameterError
 from medshift.repro.adaptive_rows import ADAPTIVE_STAGES, PAIRED_TRAININGS
 from medshift.repro.comparison import ALL
 from medshift.repro.comparison_rows import COMPARISON_STAGES, TRAININGS
-from medshift.repro.evidence import TRADEOFF_STAGES
+from medshift.repro.evidence import PAIRS, TRADEOFF_STAGES, pair_name
 from medshift.repro.explorer import EXPLORER_STAGES
 
 
@@ -158,7 +158,8 @@ class BaselineParameters(_Retrainable):
 
     trainings = tuple(TRAININGS)
 
-    stages = ("views", "codec", "network", *COMPARISON_STAGES)
+    # The judged sweep is of 04, and is MedShift's curve here.
+    stages = ("views", "codec", "network", *COMPARISON_STAGES, f"judged {pair_name(*PAIRS[0])}")
     minutes = {"smoke": 2.0, "cpu": 25.0}
     needs_truth = True
 

@@ -46,12 +46,13 @@ def build(
         neighbours: k of density and coverage.
     """
     made = load_compared(job.inputs["compared"])
+    looks = sum(len(made[role]) for role in roles) + 2  # sets take about as long as two
     rows, sets = [], []
     for role, n in roles.items():
         some = _views(job.inputs["views"], role, n)
         for draw, output in enumerate(made[role]):
             rows.append(_scores(output, some, source, target, full=role == headline).assign(role=role, draw=draw))
-            job.progress(len(rows) / (len(roles) * len(made[role]) + 2))
+            job.progress(len(rows) / looks)
     pd.concat(rows).to_csv(job.folder / "scores.csv", index=False)
     judge = _judge(
         job.inputs["views"], headline, roles[headline], source, target, tuple(deep), components, neighbours, job.device

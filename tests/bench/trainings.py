@@ -118,23 +118,26 @@ class Trainings:
 
     def ours(self) -> Step:
         """`medshift.train.train` over the stage's own batches: noise drawn and images encoded at every step."""
-        method = FlowMatching(copy.deepcopy(self.network).requires_grad_(True).train(), self.codec, DOMAINS)
+        network = copy.deepcopy(self.network).requires_grad_(True).train()
+        method = FlowMatching(network, copy.deepcopy(self.codec), DOMAINS)  # which arranges its weights otherwise
         return partial(next, train(method, self.draw, folder=self.place, config=endless()))
 
     def theirs(self, name: str, way: str) -> Step:
         """A peer's step; as `OURS` says, the fast one on batches like ours."""
         peer, quick = make(name, self.network), way != RELEASED
+        codec = copy.deepcopy(self.codec)
         if quick:
             peer.module.to(memory_format=torch.channels_last)
+            codec.to(memory_format=torch.channels_last)
 
         def loss() -> Tensor:
             latents, label = self.latents, self.label
-            if way != BEST:
-                images, label = self.draw(0, self.generator) if way == OURS else (self.images, label)
-                with torch.no_grad():
-                    latents = self.codec.encode(images)
             enabled = quick and self.dtype is not None
             with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=enabled):
+                if way != BEST:
+                    images, label = self.draw(0, self.generator) if way == OURS else (self.images, label)
+                    with torch.no_grad():
+                        latents = codec.encode(images)
                 return peer.loss(latents, label, self.generator)
 
         return stepping(peer.module, loss, fused=quick and self.device.type in ("cpu", "cuda"))
