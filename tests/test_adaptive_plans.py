@@ -77,6 +77,15 @@ def test_retraining_goes_to_the_notebook_that_has_the_training(tmp_path):
         check(NOTEBOOKS["07_adaptive_shift"], {"retrain": ["cut"]}, "07")
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_with_what_is_shipped_only_live_rows_train(tmp_path, pretrained):
+    profile = load_profile("cpu")
+    for task in paper_tasks("cpu", only=["06", "07"], out_dir=str(tmp_path), pretrained=pretrained):
+        every = {plan.label for asked in task.plans.values() for plan in asked.chain() if plan.name == "trained"}
+        live = {"06": profile.comparison.live, "07": profile.adaptive.live}[task.notebook.stem[:2]]
+        assert every == {f"training {name}" for name in live}
+
+
 def test_weights_ship_with_a_card_and_are_taken_for_their_recipe_alone(smoke, tmp_path, monkeypatch):
     profile, made = smoke
     out, weights = tmp_path / "out", tmp_path / "weights"

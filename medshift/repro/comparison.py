@@ -167,11 +167,20 @@ def recipe_of(plan: Plan) -> dict[str, Any]:
         kept["codec"] = dict(plan.inputs["codec"].arguments)
     if "proposed" in plan.inputs:
         proposed = plan.inputs["proposed"]
-        kept["proposed"] = {**proposed.arguments, "network": dict(proposed.inputs["network"].arguments)}
+        kept["proposed"] = {**proposed.arguments, "network": _network_arguments(proposed.inputs["network"])}
     if "base" in plan.inputs:
         base = plan.inputs["base"]
         kept["base"] = base.arguments.get("sha256", "trained here")
     return json.loads(json.dumps(kept))
+
+
+def _network_arguments(network: Plan) -> dict[str, Any]:
+    """Of the training of a network, which for a shipped one stand on its card."""
+    if network.name != "shipped":
+        return dict(network.arguments)
+    card = read_card(network.arguments["profile"], network.arguments["training"])
+    assert card is not None, "it was found when it was planned"
+    return dict(card["recipe"]["arguments"])
 
 
 def shipped_plan(profile: Profile, name: str, live: Plan) -> Plan | None:
