@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from medshift.repro.stage import Plan, Stage
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from PIL.Image import Image as PilImage
 
     from medshift.repro.grid import Grid
 
@@ -146,14 +148,15 @@ class Run:
         """Save a figure as ``<notebook number>_<name>`` in three formats with its provenance, and show it."""
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
+        from PIL import Image as Picture
 
         stem = f"{self.notebook[:2]}_{name}"
         paths = save_figure(figure, self.build / "figures", stem, self.stamp(), {"caption": caption} | self._sidecar())
         self.tell({"figure": stem, "caption": caption, "files": [path.name for path in paths.values()]})
         plt.close(figure)
-        # The saved picture itself, at half its 200 dpi, with its caption for those who cannot see it.
-        picture = paths[".png"].read_bytes()
-        display(Image(data=picture, width=int.from_bytes(picture[16:20], "big") // 2, alt=caption))
+        # The saved picture at half its 200 dpi, with its caption for those who cannot see it.
+        with Picture.open(paths[".png"]) as saved:
+            display(Image(data=_opaque(saved), width=saved.width // 2, alt=caption))
 
     def draw(self, name: str, made: tuple[str, Figure]) -> None:
         """`figure` of a caption and a figure, as functions of `medshift.results` give them."""
@@ -183,6 +186,13 @@ class Run:
         if path := os.environ.get(EVENTS):
             with Path(path).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
+
+
+def _opaque(picture: PilImage) -> bytes:
+    """PNG of a picture without its transparency, which a figure has none of and which pages would carry."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def plans_of(parameters: Parameters, profile: Profile) -> dict[str, Plan]:
