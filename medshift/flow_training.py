@@ -33,8 +33,8 @@ class FlowMatching:
     Args:
         network: the velocity network; its device is the device of the training.
         codec: images to latents; frozen here. Moved to the device of the network. Where a training runs in bfloat16
-            so does a `KLCodec`, channels last, which takes a third of the time; decoded, what that rounds off is 63 dB
-            below the image (``tests/test_flow_training.py`` holds it to 45).
+            so does a `KLCodec`, channels last, in about a third of the time: its latents, decoded, come within 63 dB of
+            PSNR of those of float32 on a small trained one (``tests/test_flow_training.py`` holds it to 45).
         domains: names of the domains in the order of their labels.
         learning_rate: peak rate of AdamW.
         weight_decay: of AdamW.

@@ -18,6 +18,7 @@ it. `mode_retention` runs the solvers of `medshift.ode` themselves on such modes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from medshift.errors import ParameterError
 from medshift.ode import DEFAULT_STEPS, integrate, leg_knots
+
+COMPONENTS = 128  # of a domain, beyond which its covariance counts as white
 
 
 @dataclass(frozen=True)
@@ -112,3 +115,52 @@ def _root(matrix: Tensor, *, inverse: bool = False) -> Tensor:
     """The symmetric square root of a positive definite matrix, or its inverse."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * (values.rsqrt() if inverse else values.sqrt())) @ vectors.T
+
+
+@dataclass(frozen=True)
+class Components:
+    """N(mean, U diag(v) Uᵀ + rest (I - U Uᵀ)): mean (D,), orthonormal U (D,K), v (K,), all float64."""
+
+    mean: Tensor
+    basis: Tensor
+    variances: Tensor
+    rest: float
+
+    @classmethod
+    def fit(cls, latents: Tensor, components: int = COMPONENTS) -> Components:
+        """Mean, leading components and the mean variance of all others of latents (N,D).
+
+        At most half as many components as latents: beyond, a sample's own directions pass for the domain's.
+
+        Raises:
+            ParameterError: fewer than four latents.
+        """
+        if len(latents) < 4:
+            raise ParameterError(f"{len(latents)} latents give no covariance; give four or more.")
+        x = latents.double()
+        mean = x.mean(0)
+        _, values, vectors = torch.linalg.svd(x - mean, full_matrices=False)
+        variances, k = values.square() / (len(x) - 1), min(components, len(x) // 2)
+        rest = float(variances[k:].sum() / (x.shape[1] - k))
+        return cls(mean, vectors[:k].T.contiguous(), variances[:k], rest)
+
+    def of_covariance(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``function`` of the covariance, taken of its eigenvalues, applied to vectors x (N,D)."""
+        outside = function(torch.tensor(self.rest, dtype=x.dtype))
+        return outside * x + (x @ self.basis) * (function(self.variances) - outside) @ self.basis.T
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Vectors (n,D)."""
+        white = torch.randn(n, len(self.mean), generator=generator, dtype=torch.float64)
+        return self.mean + self.of_covariance(torch.sqrt, white)
+
+
+def exact_translation(x: Tensor, source: Components, target: Components, tau: float) -> Tensor:
+    """Vectors x (N,D) of ``source`` taken to ``target`` by exact legs that meet at ``tau`` (N,D)."""
+
+    def noised(v: Tensor) -> Tensor:
+        return (1 - tau) ** 2 + tau**2 * v
+
+    z = source.of_covariance(lambda v: (noised(v) / v).sqrt(), x - source.mean)
+    z = z + tau * (source.mean - target.mean)
+    return target.mean + target.of_covariance(lambda v: (v / noised(v)).sqrt(), z)

@@ -1,4 +1,4 @@
-"""Findings that are taken of images: unseen objects, noise between exposures, and the control with an exact field."""
+"""Findings that are taken of images: unseen objects, and noise between exposures."""
 
 from pathlib import Path
 
@@ -8,12 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medshift.errors import ParameterError
 from medshift.results import noise_power, objects
-from medshift.stages import exact_field
-from medshift.stages.exact_field import Components
 from medshift.stages.objects import ABSENT, PRESENT
-from medshift.theory import Gaussian, translated_law
 
 SIDE, VIEWS, HEADS, EXPOSURES = 32, 24, 6, 4
 NOISE = 0.02
@@ -141,42 +137,3 @@ def test_variance_is_compared_at_equal_means_only() -> None:
     again = ramp + 0.1 * ramp * torch.randn(ramp.shape, generator=generator)
     assert noise_power.variance_distance(again, signal, mask) < 0.5
     assert np.isnan(noise_power.variance_distance(again + 5, signal, mask)), "no mean in common"
-
-
-# ---- the exact field ---------------------------------------------------------------------------------------------
-
-
-def law(seed: int, d: int = 7, k: int = 3) -> tuple[Components, Gaussian]:
-    generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=torch.float64))[0]
-    variances = torch.tensor([4.0, 2.0, 0.5], dtype=torch.float64)
-    mean = torch.randn(d, generator=generator, dtype=torch.float64)
-    dense = basis @ torch.diag(variances - 0.3) @ basis.T + 0.3 * torch.eye(d, dtype=torch.float64)
-    return Components(mean, basis, variances, 0.3), Gaussian(mean, dense)
-
-
-@pytest.mark.parametrize("tau", [0.02, 0.3, 0.8])
-def test_translations_by_components_have_the_law_of_the_dense_closed_form(tau: float) -> None:
-    (a, dense_a), (b, dense_b) = law(0), law(1)
-    origin = exact_field.translate(torch.zeros(1, 7, dtype=torch.float64), a, b, tau)
-    linear = exact_field.translate(torch.eye(7, dtype=torch.float64), a, b, tau) - origin  # rows: images of axes
-    expected = translated_law(dense_a, dense_b, tau)
-    torch.testing.assert_close(a.mean @ linear + origin[0], expected.mean)
-    torch.testing.assert_close(linear.T @ dense_a.covariance @ linear, expected.covariance)
-
-
-def test_from_a_domain_to_itself_the_exact_field_changes_nothing() -> None:
-    a, _ = law(0)
-    x = a.sample(5, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(exact_field.translate(x, a, a, 0.3), x)
-
-
-def test_components_are_those_of_the_data() -> None:
-    a, dense = law(0)
-    x = a.sample(40_000, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(torch.cov(x.T), dense.covariance, atol=0.06, rtol=0)
-    fitted = Components.fit(x, 3)
-    torch.testing.assert_close(fitted.variances, a.variances, rtol=0.03, atol=0)
-    assert fitted.rest == pytest.approx(0.3, rel=0.03)
-    with pytest.raises(ParameterError, match="four or more"):
-        Components.fit(x[:3])

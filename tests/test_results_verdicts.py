@@ -320,3 +320,15 @@ def test_mismatch_is_parted_domains_minus_mixed_ones_each_at_its_tau(tmp_path: P
         scores.to_csv(places[share] / "scores.csv", index=False)
     (found,) = failures.mismatch_findings(places)
     assert found["value"] == pytest.approx(3.0 * sign, abs=0.05) and "(0.3 and 0.02)" in found["text"]
+
+
+def test_a_control_is_the_mean_of_its_draws_with_students_interval(tmp_path: Path) -> None:
+    draws = [{"draw": k, "tau": tau, "predicted": 0.5, "measured": 0.5 + tau * k, "n": 40}
+             for k in range(3) for tau in (0.1, 0.2)]  # fmt: skip
+    pd.DataFrame(draws).to_csv(tmp_path / "control.csv", index=False)
+    found = prediction.control_table(tmp_path).set_index("tau")
+    reach = 4.302653 / np.sqrt(3)  # of Student's t with two degrees of freedom, over a spread of one
+    for tau in (0.1, 0.2):
+        row = found.loc[tau]
+        assert row["gap"] == pytest.approx(tau) and row["draws"] == 3 and row["n"] == 40
+        assert (row["low"], row["high"]) == pytest.approx((tau - tau * reach, tau + tau * reach), rel=1e-5)

@@ -8,7 +8,9 @@ from oracles.gaussian import IdentityCodec, IsotropicGaussians
 
 from medshift.errors import ParameterError
 from medshift.theory import (
+    Components,
     Gaussian,
+    exact_translation,
     half_shift_tau,
     kl_divergence,
     mode_retention,
@@ -107,3 +109,39 @@ def test_an_accurate_solver_keeps_every_mode() -> None:
         assert (mode_retention(spread, tau, steps=120) - 1).abs().max() < 5e-4
     assert torch.equal(mode_retention(spread, 1.0), torch.ones(6, dtype=torch.float64))
     assert math.isclose(shift_share(1.0, 0.3), 0.0, abs_tol=1e-12) and shift_share(0.0, 0.3) == 1.0
+
+
+def components(seed: int, d: int = 7, k: int = 3) -> tuple[Components, Gaussian]:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=torch.float64))[0]
+    variances = torch.tensor([4.0, 2.0, 0.5], dtype=torch.float64)
+    mean = torch.randn(d, generator=generator, dtype=torch.float64)
+    dense = basis @ torch.diag(variances - 0.3) @ basis.T + 0.3 * torch.eye(d, dtype=torch.float64)
+    return Components(mean, basis, variances, 0.3), Gaussian(mean, dense)
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.3, 0.8])
+def test_translations_by_components_have_the_law_of_the_dense_closed_form(tau: float) -> None:
+    (a, dense_a), (b, dense_b) = components(0), components(1)
+    origin = exact_translation(torch.zeros(1, 7, dtype=torch.float64), a, b, tau)
+    linear = exact_translation(torch.eye(7, dtype=torch.float64), a, b, tau) - origin  # rows: images of axes
+    expected = translated_law(dense_a, dense_b, tau)
+    torch.testing.assert_close(a.mean @ linear + origin[0], expected.mean)
+    torch.testing.assert_close(linear.T @ dense_a.covariance @ linear, expected.covariance)
+
+
+def test_from_a_domain_to_itself_the_exact_field_changes_nothing() -> None:
+    a, _ = components(0)
+    x = a.sample(5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(exact_translation(x, a, a, 0.3), x)
+
+
+def test_components_are_those_of_the_data() -> None:
+    a, dense = components(0)
+    x = a.sample(40_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.cov(x.T), dense.covariance, atol=0.06, rtol=0)
+    fitted = Components.fit(x, 3)
+    torch.testing.assert_close(fitted.variances, a.variances, rtol=0.03, atol=0)
+    assert fitted.rest == pytest.approx(0.3, rel=0.03)
+    with pytest.raises(ParameterError, match="four or more"):
+        Components.fit(x[:3])

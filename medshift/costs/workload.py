@@ -106,6 +106,7 @@ class _Count:
             self.plans |= {f"{k} of {name}": p for k, p in plan.inputs.items() if p.name in ("proposed", "network")}
 
     def all(self) -> dict[str, list[Work]]:
+        """Part of the profile -> its work, each stage once."""
         found: dict[str, list[Work]] = {part: [] for part in PARTS.values()}
         seen: set[str] = set()
         for name, plan in self.plans.items():

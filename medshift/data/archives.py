@@ -204,6 +204,11 @@ class _Limited:
         self.count = 0
 
     def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes.
+
+        Raises:
+            DataError: more came out than the limit.
+        """
         data = self.stream.read(size)
         self.count += len(data)
         if self.count > self.limit:

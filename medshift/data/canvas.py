@@ -30,6 +30,7 @@ class Canvas:
 
     @classmethod
     def blank(cls, space: Space, spacing: float, generator: torch.Generator) -> Canvas:
+        """The whole grid at a ``spacing``: random textures drawn, nothing painted."""
         axes = space.axes(spacing)
         p = space.grid(axes)
         fields = {"grain": Spline(3.6, generator, 1.0, 1).grid(axes)[0]}

@@ -9,8 +9,7 @@ numbers are taken of as many images, on the same two sides. What is left of a di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,63 +17,12 @@ import torch
 from torch import Tensor
 
 from medshift.data.domains import DOMAINS, EvaluationSet
-from medshift.errors import ParameterError
 from medshift.flow import interpolate
 from medshift.metrics.two_sample import domain_auc
 from medshift.stages.codec import open_codec
 from medshift.stages.images import STATISTICS_IMAGES, open_images
 from medshift.stages.job import Job
-
-COMPONENTS = 128
-
-
-@dataclass(frozen=True)
-class Components:
-    """N(mean, U diag(v) Uᵀ + rest (I - U Uᵀ)): mean (D,), orthonormal U (D,K), v (K,), all float64."""
-
-    mean: Tensor
-    basis: Tensor
-    variances: Tensor
-    rest: float
-
-    @classmethod
-    def fit(cls, latents: Tensor, components: int = COMPONENTS) -> Components:
-        """Mean, leading components and the mean variance of all others of latents (N,D).
-
-        At most half as many components as latents: beyond, a sample's own directions pass for the domain's.
-
-        Raises:
-            ParameterError: fewer than four latents.
-        """
-        if len(latents) < 4:
-            raise ParameterError(f"{len(latents)} latents give no covariance; give four or more.")
-        x = latents.double()
-        mean = x.mean(0)
-        _, values, vectors = torch.linalg.svd(x - mean, full_matrices=False)
-        variances, k = values.square() / (len(x) - 1), min(components, len(x) // 2)
-        rest = float(variances[k:].sum() / (x.shape[1] - k))
-        return cls(mean, vectors[:k].T.contiguous(), variances[:k], rest)
-
-    def of_covariance(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``function`` of the covariance, taken of its eigenvalues, applied to vectors x (N,D)."""
-        outside = function(torch.tensor(self.rest, dtype=x.dtype))
-        return outside * x + (x @ self.basis) * (function(self.variances) - outside) @ self.basis.T
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Vectors (n,D)."""
-        white = torch.randn(n, len(self.mean), generator=generator, dtype=torch.float64)
-        return self.mean + self.of_covariance(torch.sqrt, white)
-
-
-def translate(x: Tensor, source: Components, target: Components, tau: float) -> Tensor:
-    """Vectors x (N,D) of ``source`` taken to ``target`` by exact legs that meet at ``tau`` (N,D)."""
-
-    def noised(v: Tensor) -> Tensor:
-        return (1 - tau) ** 2 + tau**2 * v
-
-    z = source.of_covariance(lambda v: (noised(v) / v).sqrt(), x - source.mean)
-    z = z + tau * (source.mean - target.mean)
-    return target.mean + target.of_covariance(lambda v: (v / noised(v)).sqrt(), z)
+from medshift.theory import Components, exact_translation
 
 
 def build(
@@ -117,7 +65,7 @@ def build(
                 for start, end in zip((x, y), noise, strict=True)
             )
             predicted = domain_auc(z_a, z_b, groups, groups).value
-            measured = domain_auc(decoded(translate(x, a, b, tau)), truth, groups, groups).value
+            measured = domain_auc(decoded(exact_translation(x, a, b, tau)), truth, groups, groups).value
             rows.append({"draw": draw, "tau": tau, "predicted": predicted, "measured": measured, "n": 2 * n})
             job.progress((draw + (i + 1) / len(taus)) / draws)
     pd.DataFrame(rows).to_csv(job.folder / "control.csv", index=False)

@@ -40,7 +40,7 @@ class Shown(NamedTuple):
     pair: tuple[str, str]
 
 
-def recipe_of(kind: str) -> Recipe:
+def own_recipe(kind: str) -> Recipe:
     """The recipe of a method of `medshift.methods_index.TRAINED` before its configuration is read."""
     module, method, _ = TRAINED[kind]
     return getattr(importlib.import_module(module), method).recipe

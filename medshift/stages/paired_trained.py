@@ -13,7 +13,7 @@ from medshift.methods import training
 from medshift.pairwise import Pair
 from medshift.stages.halves import PAIRED
 from medshift.stages.job import Job
-from medshift.stages.pair_training import VIEWS, Shown, Validation, digest, recipe_of, train_for_pair
+from medshift.stages.pair_training import VIEWS, Shown, Validation, digest, own_recipe, train_for_pair
 from medshift.stages.paired_batches import Pairs, paired_batches
 from medshift.stages.training import within_memory
 
@@ -73,5 +73,5 @@ def build(
             job, method, draw, images=images, parts=parts, checkpoint_every=checkpoint_every, seed=seed, watches=watches
         )
 
-    within_memory(job, recipe_of(kind).batch, attempt, multiple=2)  # a half of each domain
+    within_memory(job, own_recipe(kind).batch, attempt, multiple=2)  # a half of each domain
     return {f"{kind} on {task}, weights' SHA-256": digest(job)}

@@ -16,7 +16,7 @@ from medshift.stages.codec import open_codec
 from medshift.stages.halves import halves
 from medshift.stages.images import RenderedImages, open_images
 from medshift.stages.job import Job
-from medshift.stages.pair_training import VIEWS, Shown, Validation, digest, recipe_of, train_for_pair
+from medshift.stages.pair_training import VIEWS, Shown, Validation, digest, own_recipe, train_for_pair
 from medshift.stages.training import within_memory
 
 
@@ -67,7 +67,7 @@ def build(
             job, method, draw, images=images, parts=parts, checkpoint_every=checkpoint_every, seed=seed, watches=watches
         )
 
-    within_memory(job, recipe_of(kind).batch, attempt, multiple=2)  # a half of each domain
+    within_memory(job, own_recipe(kind).batch, attempt, multiple=2)  # a half of each domain
     return {f"{kind}'s weights' SHA-256": digest(job, _nets(job, kind))}
 
 
