@@ -94,10 +94,14 @@ class Pool:
         return self.failures
 
     def close(self) -> None:
-        """End all processes; a training among them writes its checkpoint first."""
+        """End all processes; a training among them writes its checkpoint first.
+
+        One without work ends by itself, so that it gives back what it holds of the system.
+        """
         self.closed = True
-        for process, pipe in self._processes.values():
-            process.terminate()
+        for slot, (process, pipe) in self._processes.items():
+            if slot in self.at_work:
+                process.terminate()
             pipe.close()
         for process, _ in self._processes.values():
             process.join(timeout=30)
