@@ -90,20 +90,24 @@ class FlowMatching:
         """One AdamW; it descends the loss of its name, "network"."""
         return {"network": self.optimizer}
 
+    def prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Standardised latents (B, C, h, w) of images (B, 1, H, W), and their labels (B,) int64, where the codec is."""
+        images, label = batch
+        device = self.codec.mean.device
+        with torch.no_grad():  # in the training's own precision, see the class
+            return self.codec.encode(images.to(device)), label.to(device)
+
     def step(self, batch: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The flow-matching loss of a batch of images (B, 1, H, W) and their labels (B,) int64.
+        """The flow-matching loss of a batch as `prepare` makes it: latents (B, C, h, w) and labels (B,) int64.
 
         Returns:
             {"network": loss ()}, the mean squared error of the velocity of standardised latents.
         """
-        images, label = batch
-        device = self.codec.mean.device
-        with torch.no_grad():  # in the training's own precision, see the class
-            latents = self.codec.encode(images.to(device))
+        latents, label = batch
         loss = flow_matching_loss(
             self.network,
             latents,
-            label.to(device),
+            label,
             generator,
             null_label=self.network.null_label,
             **self.loss_options,

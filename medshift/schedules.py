@@ -17,6 +17,7 @@ from medshift.errors import ParameterError
 
 __all__ = ["TrainConfig", "autocast_dtype", "average_decay", "schedule", "step_seed", "training_dtype"]
 
+DRAWS = 1  # stream of random numbers of draws that serve several steps; 0 is that of steps
 START_FACTOR = 1e-3  # the one-cycle schedule starts and ends at this share of the peak
 
 
@@ -31,6 +32,7 @@ class TrainConfig:
         warmup: share of the steps in which the learning rate rises, in [0, 1).
         clip_norm: largest norm of an optimiser's gradient; inf for none.
         accumulation: micro-batches per step and process.
+        echo: steps that an example serves, each time with other noise, see `medshift.train`.
         ema_decay: limit of the moving average's decay, see `average_decay`.
         precision: "auto" for bfloat16 autocast where the hardware has it; "bf16" for it or an error; "fp32".
         checkpoint_every: steps between checkpoints; the last step has one anyway.
@@ -44,6 +46,7 @@ class TrainConfig:
     warmup: float = 0.1
     clip_norm: float = 1.0
     accumulation: int = 1
+    echo: int = 1
     ema_decay: float = 0.999
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpoint_every: int = 500
@@ -51,7 +54,7 @@ class TrainConfig:
     check_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulation", "checkpoint_every", "keep", "check_every"):
+        for name in ("steps", "accumulation", "echo", "checkpoint_every", "keep", "check_every"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} is {getattr(self, name)}, expected at least 1.")
         if self.schedule not in ("one-cycle", "cosine", "constant") or self.precision not in ("auto", "bf16", "fp32"):
@@ -90,9 +93,10 @@ def training_dtype(precision: str, device: torch.device | str) -> torch.dtype | 
     return None if precision == "fp32" else able
 
 
-def step_seed(seed: int, step: int, index: int) -> int:
+def step_seed(seed: int, step: int, index: int, stream: int = 0) -> int:
     """A seed of 63 bits for micro-batch `index`, counted over all ranks, of a step; unrelated between neighbours."""
-    return int(np.random.SeedSequence((seed, step, index)).generate_state(1, np.uint64)[0] >> 1)
+    entropy = (seed, step, index, stream) if stream else (seed, step, index)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
 def schedule(step: int, config: TrainConfig) -> float:

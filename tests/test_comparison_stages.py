@@ -1,6 +1,8 @@
 """Translating and assessing a row of the comparison: against the same done by hand, and against other stages."""
 
+import itertools
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from medshift.data.domains import EvaluationSet, ViewCounts, plan_views, render
 from medshift.data.heads import Heads, HeadSplit
 from medshift.evaluate import score
 from medshift.metrics.structure import psnr
-from medshift.results.baselines import Entry, first_table, truth_table
+from medshift.results.baselines import Entry, first_table, search_table, truth_table
 from medshift.stages import assessed, codec, compared, judged, network, searching, sweep
 from medshift.stages.compared import load_compared
 from medshift.stages.job import Job
@@ -87,19 +89,65 @@ def test_the_knob_is_the_best_on_validation_views_and_no_others_are_looked_at(in
     assert set(table["edge"].drop(best)) == {"none"}
 
 
+@pytest.mark.parametrize("method", ["medshift", "sdedit"])
+def test_a_search_looks_at_all_candidates_first_and_at_the_best_of_them_on_all_views(
+    inputs, tmp_path, monkeypatch, method
+):
+    monkeypatch.setattr(searching, "FIRST_LOOK", 2)
+    monkeypatch.setattr(searching, "KEPT", 2)
+    made = compared._open(Job(tmp_path, inputs), "free", method, {}, *PAIR.values())
+    candidates = [{"tau": tau, "steps": 4} for tau in (0.1, 0.3, 0.5, 0.7, 0.95)]
+
+    def look(some: list[dict], views: int) -> tuple[dict, pd.DataFrame]:
+        job, how = Job(tmp_path, inputs), {**PAIR, "searched": views, "batch": 3, "seed": 1}
+        return searching.search(job, made.translator, made.codec, some, **how), pd.read_csv(tmp_path / "search.csv")
+
+    _, few = look(candidates, 2)
+    best = sorted(few.nlargest(2, "psnr").index)
+    last, whole = look([candidates[k] for k in best], 4)
+    chosen, halved = look(candidates, 4)
+    assert set(few["views"]) == {2} and list(halved.index[halved["views"] == 4]) == best
+    assert halved.loc[best, "psnr"].to_numpy() == pytest.approx(whole["psnr"].to_numpy())
+    assert halved["psnr"].drop(best).to_numpy() == pytest.approx(few["psnr"].drop(best).to_numpy(), abs=0.02)
+    assert chosen == last == candidates[int(halved.loc[best, "psnr"].idxmax())]
+
+
+def test_a_search_takes_as_many_looks_as_it_says():
+    assert searching.rounds(13, 16) == [(4, 4), (16, 1)]
+    assert searching.rounds(4, 16) == [(16, 1)] and searching.rounds(13, 4) == [(4, 1)]
+
+
+def test_a_table_of_a_search_brackets_first_looks_and_chooses_none_of_them(tmp_path):
+    rows = [(0.1, 29.0, 4), (0.2, 27.0, 16), (0.3, 28.0, 16)]
+    table = pd.DataFrame([{"knobs": json.dumps({"tau": t}), "psnr": p, "views": v} for t, p, v in rows])
+    table.to_csv(tmp_path / "search.csv", index=False)
+    entry = types.SimpleNamespace(name="a method", compared=tmp_path)
+    shown = search_table([entry]).iloc[0]
+    assert list(shown[["τ = 0.1", "τ = 0.2", "τ = 0.3"]]) == ["(29.00)", "27.00", "28.00"]
+    assert shown["chosen"] == "τ = 0.3"
+
+
 def test_an_end_of_the_values_tried_is_told_where_there_is_more_beyond_it():
     assert [searching.edge_of(tau, [0.1, 0.5, 0.9]) for tau in (0.1, 0.5, 0.9)] == ["lowest", "none", "highest"]
     assert searching.edge_of(0.0, [0.0, 0.5]) == searching.edge_of(1.0, [0.5, 1.0]) == "none"
     assert searching.edge_of(0.3, [0.3]) == "none"
 
 
-def test_what_is_timed_is_one_batch_by_itself_and_the_fastest_of_its_repeats(inputs, tmp_path, monkeypatch):
-    seen, clock = [], iter([0.0, 9.0, 10.0, 14.0, 20.0, 22.0, 30.0, 33.0])
+@pytest.mark.parametrize(
+    "took, timed",
+    [
+        ([0.9, 0.4, 0.2, 0.3], 0.2),  # the fastest of three, and the first does not count though it might be
+        ([2.0, 1.0, 1.5], 1.0),  # enough by the third
+        ([9.0, 5.0], 5.0),  # one repeat there always is
+    ],
+)
+def test_what_is_timed_is_one_batch_by_itself_and_the_fastest_of_its_repeats(took, timed, monkeypatch):
+    seen, clock = [], itertools.chain.from_iterable((10.0 * k, 10.0 * k + t) for k, t in enumerate(took))
     monkeypatch.setattr(compared.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(compared, "translated", lambda made, codec, images, *rest, **how: seen.append(len(images)))
-    made = compared.Opened(None, None)
-    found = compared._timed(made, torch.zeros(4, 1, 8, 8), *PAIR.values(), {}, "cpu")
-    assert seen == [4] * 4 and found == {"seconds_per_image": 2 / 4, "timed_batch": 4}
+    found = compared._timed(compared.Opened(None, None), torch.zeros(4, 1, 8, 8), *PAIR.values(), {}, "cpu")
+    assert seen == [4] * len(took) and next(clock, None) is None
+    assert found == {"seconds_per_image": pytest.approx(timed / 4), "timed_batch": 4}
 
 
 def test_draws_differ_in_their_noise_and_repeat_with_their_seed(inputs, tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from medshift.cli import main
 from medshift.errors import DataError, ParameterError
+from medshift.repro import comparison
 from medshift.repro.cells import notebook_folder
-from medshift.repro.comparison import training_plan
+from medshift.repro.comparison import recipe_of, training_plan
 from medshift.repro.experiments import Comparison, Translation
 from medshift.repro.grid import Block, grid_file, load_grid
 from medshift.repro.grid_table import collect, failure_file, keep_failure
@@ -42,7 +43,7 @@ def work(grid, index: int) -> Plan:
 
 def test_what_the_companion_promises_is_shipped():
     wanted = {"guidance", "sizes", "solvers", "sigma_min", "null_encode", "guidance_legs", "pixel_latent", "time_law",
-              "label_dropout", "comparison_search"}  # fmt: skip
+              "label_dropout", "comparison_search", "comparison_search_full"}  # fmt: skip
     assert {path.stem for path in SHIPPED} == wanted
 
 
@@ -103,6 +104,17 @@ def test_a_searched_training_is_that_of_the_comparison_but_for_what_is_searched(
         run.plan(smoke.model_copy(update={"source": "folders"}), base, 0)
 
 
+def test_a_rate_that_is_the_comparisons_comes_from_its_shipped_weights(monkeypatch, smoke):
+    base = plans(smoke)
+    card = {"recipe": recipe_of(training_plan(smoke, base, "cut", seed=0)), "sha256": "0" * 64}
+    monkeypatch.setattr(comparison, "read_card", lambda profile, name: card if name == "cut" else None)
+    for rate, images, module in ((0, 0, "shipped"), (0.001, 0, "trained"), (0, 48, "trained")):
+        run = Comparison(training="cut", learning_rate=rate, images=images)
+        trained = run.plan(smoke, base, 0).inputs["compared"].inputs["trained"]
+        assert trained.name == module
+        assert module == "shipped" or trained.arguments["config"] == ({"learning_rate": rate} if rate else {})
+
+
 @pytest.mark.slow
 def test_a_search_runs_to_its_table(tmp_path, smoke):
     assert main(["grid", "comparison_search", "--profile", "smoke", "--out", str(tmp_path)]) == 0
@@ -149,7 +161,7 @@ def test_guidance_of_a_leg_and_the_null_label_reach_the_sampler(smoke):
             "no training is called 'cot'",
         ),
         (SEARCH + "blocks: [{product: {training: [cut]}}]", "learning_rate"),
-        (SEARCH + "blocks: [{product: {training: [cut], learning_rate: [0]}}]", "learning_rate"),
+        (SEARCH + "blocks: [{product: {training: [cut], learning_rate: [-1]}}]", "learning_rate"),
         (SEARCH + "blocks: [{product: {role: [T2]}}]", "a comparison has no 'role'"),
         (HEAD + "blocks: [{product: {tau: 0.1}}]", "list"),
         (HEAD + "blocks: [{zip: {tau: [0.1, 0.2], steps: [3]}}]", "differ in length"),

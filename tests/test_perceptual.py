@@ -14,7 +14,7 @@ from torchvision.models import alexnet
 from medshift.codec_training import ShiftTolerantLPIPS
 from medshift.errors import DataError, ParameterError
 from medshift.metrics import perceptual
-from medshift.metrics.perceptual import MS_SSIM_WEIGHTS, lpips, mae, ms_ssim, st_lpips, why_no_lpips
+from medshift.metrics.perceptual import MS_SSIM_WEIGHTS, StLpipsTo, lpips, mae, ms_ssim, st_lpips, why_no_lpips
 
 WEIGHTS = "alexnet-owt-7be5be79.pth"
 
@@ -160,6 +160,27 @@ def test_st_lpips_equals_the_distance_that_codecs_are_trained_on() -> None:
     with torch.no_grad():
         expected = ShiftTolerantLPIPS().eval()(b, a)
     torch.testing.assert_close(st_lpips(a, b), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_references_that_are_kept_give_the_packages_distance_for_half_the_work(masked, monkeypatch) -> None:
+    a, b = images(5)
+    mask = torch.ones(a.shape, dtype=torch.bool)
+    mask[..., :20] = not masked
+    monkeypatch.setattr(perceptual, "BATCH", 2)
+    kept = StLpipsTo(b, mask if masked else None)
+    torch.testing.assert_close(kept(a), st_lpips(a, b, mask), rtol=1e-5, atol=1e-7)
+    assert (kept(b) == 0).all() and (kept(-a) > kept(a)).all()
+    seen = []
+    hook = kept.network.net.register_forward_pre_hook(lambda net, x: seen.append(len(x[0])))
+    try:
+        kept(a)
+    finally:
+        hook.remove()
+    assert sum(seen) == len(a)
+    for wrong in (a[:3], a[..., :48], a.isnan().where(a > 9, torch.nan)):
+        with pytest.raises(ParameterError):
+            kept(wrong)
 
 
 def test_st_lpips_forgives_a_shift_of_one_pixel() -> None:

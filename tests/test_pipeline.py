@@ -105,10 +105,22 @@ def test_an_ablation_that_changes_nothing_is_the_profiles_own_training() -> None
 
 
 def test_what_an_ablation_leaves_out_is_the_default_of_the_build() -> None:
-    """TRAINING's neutral values are not handed on, so the build has to mean the same without them."""
+    """TRAINING's neutral values are not handed on, so the build has to mean the same without them.
+
+    Where they say 0 for the profile's own, the profile's is handed on; an echo of one is no echo.
+    """
     _, defaults = build_of("medshift.stages.network")
-    own = {name: value for name, value in TRAINING.items() if name in defaults}
+    own = {name: value for name, value in TRAINING.items() if name in defaults and name != "echo"}
     assert own == {name: defaults[name] for name in own} and len(own) == 4
+
+
+def test_an_echo_is_the_profiles_unless_an_ablation_says_another() -> None:
+    plain, echoed = load_profile("smoke"), load_profile("smoke", {"train.echo": "2"})
+    base = plans(plain)
+    assert "echo" not in base["network"].arguments and plans(echoed)["network"].arguments["echo"] == 2
+    assert train_plan(echoed, base, seed=0, echo=0).arguments["echo"] == 2
+    assert train_plan(echoed, base, seed=0, echo=1).key == base["network"].key
+    assert train_plan(plain, base, seed=0, echo=4).arguments["echo"] == 4
 
 
 def test_a_users_folders_are_known_by_names_sizes_and_times(folder: Path) -> None:

@@ -28,12 +28,12 @@ def flipped(step: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.
     return images + 0.05 * torch.randn(images.shape, generator=generator), index % 2
 
 
-def run(folder: Path | str, *, steps: int = STEPS, stop: int | None = None) -> None:
+def run(folder: Path | str, *, steps: int = STEPS, stop: int | None = None, echo: int = 1) -> None:
     """Train a tiny MedShift in `folder`: autocast, moving average, one-cycle schedule, clipping, dropout."""
     torch.manual_seed(0)
     network = build_network("smoke", n_domains=2, in_channels=4, dropout=0.1)
     method = FlowMatching(network, PatchCodec(2), ["a", "b"], learning_rate=2e-3)
-    config = TrainConfig(steps=steps, checkpoint_every=5, accumulation=2, ema_decay=0.99)
+    config = TrainConfig(steps=steps, checkpoint_every=5, accumulation=2, ema_decay=0.99, echo=echo)
     for record in train(method, flipped, folder=folder, config=config):
         if record.step == stop:
             return
@@ -44,12 +44,13 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {"step": str(held.step)} | {stem: checkpoint.weights_sha256(t) for stem, t in held.tensors.items()}
 
 
-def test_stopped_runs_end_as_the_unbroken_one(tmp_path):
-    run(tmp_path / "unbroken", steps=20)
+@pytest.mark.parametrize("echo", [1, 3])
+def test_stopped_runs_end_as_the_unbroken_one(tmp_path, echo):
+    run(tmp_path / "unbroken", steps=20, echo=echo)
     for stop in (3, 7, 12):  # off the checkpoints: some steps are done twice
-        run(tmp_path / "broken", steps=20, stop=stop)
+        run(tmp_path / "broken", steps=20, stop=stop, echo=echo)
     assert checkpoint.load(tmp_path / "broken").step < 20
-    run(tmp_path / "broken", steps=20)
+    run(tmp_path / "broken", steps=20, echo=echo)
     assert _hashes(tmp_path / "broken") == _hashes(tmp_path / "unbroken")
     assert load_flow(tmp_path / "broken").sha256 == load_flow(tmp_path / "unbroken").sha256
 

@@ -161,6 +161,64 @@ def test_accumulation_is_one_large_batch(tmp_path):
     torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
 
 
+class Watched(Regression):
+    """Keeps what it is given; its examples come with the number of the draw and are prepared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[torch.Tensor] = []
+        self.prepared: list[int] = []
+        self.noises: list[float] = []
+
+    def prepare(self, batch):
+        assert not torch.is_grad_enabled()
+        self.prepared.append(int(batch[2][0]))
+        return [batch[0] + 100, batch[1], batch[2]]
+
+    def step(self, batch, generator):
+        x, y, number = batch
+        self.given.append(number.clone())
+        assert (x > 50).all(), "what is given is prepared"
+        self.noises.append(float(torch.randn((), generator=generator)))
+        return super().step((x - 100, y), generator)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("echo", [1, 2, 4])
+def test_an_example_is_prepared_once_and_serves_as_many_steps_in_a_row(tmp_path, echo, accumulation):
+    drawn = []
+
+    def batches(step, generator):
+        x, y = (part[: 8 // echo] for part in _batches(step, generator))
+        drawn.append(float(x.sum()))
+        return x, y, torch.full((8 // echo,), step)
+
+    method, steps = Watched(), 6
+    records = list(train(method, batches, folder=tmp_path, config=_config(
+        steps=steps, echo=echo, accumulation=accumulation)))  # fmt: skip
+    assert records[-1].images == steps * accumulation * 8, "examples are counted as often as they serve"
+    assert sorted(method.prepared) == sorted(list(range(steps + echo - 1)) * accumulation)
+    assert len(set(drawn)) == len(drawn) == len(method.prepared), "no two draws are the same"
+    for k, number in enumerate(method.given):
+        step = k // accumulation
+        assert number.tolist() == [d for d in range(step, step + echo) for _ in range(8 // echo)]
+    assert len(set(method.noises)) == len(method.noises), "what a step draws itself is new each time"
+
+
+def test_draws_share_no_random_number_with_steps():
+    seeds = [step_seed(3, step, index, stream) for step in range(8) for index in range(8) for stream in (0, 1)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_runs_without_echo_are_told_as_before_there_was_one(tmp_path):
+    for name, echo in (("without", 1), ("with", 2)):
+        list(train(Regression(), _batches, folder=tmp_path / name, config=_config(steps=4, echo=echo)))
+    assert "echo" not in checkpoint.load(tmp_path / "without").state["train"]
+    assert checkpoint.load(tmp_path / "with").state["train"]["echo"] == 2
+    with pytest.raises(CheckpointError, match="echo"):
+        list(train(Regression(), _batches, folder=tmp_path / "with", config=_config(steps=4)))
+
+
 def test_gradients_are_clipped(tmp_path):
     method = Regression()
     method.optimizer = torch.optim.SGD(method.map.parameters(), lr=1.0)
@@ -312,22 +370,23 @@ def test_autocast_is_for_hardware_that_has_it():
     assert autocast_dtype("meta") is None
 
 
-def _rank(rank: int, folder: str) -> None:
+def _rank(rank: int, folder: str, echo: int) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(rank)
     method = Regression()
     with torch.no_grad():
         method.map[0].weight.add_(rank)  # rank 0's weights must win
-    records = list(train(method, _batches, folder=f"{folder}/two", config=_config()))
-    assert records[-1].images == 12 * 8 * 2
+    records = list(train(method, _batches, folder=f"{folder}/two", config=_config(echo=echo)))
+    assert records[-1].images == 12 * 8 * echo * 2
     distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="torch without torch.distributed")
-def test_two_processes_are_one_with_twice_the_micro_batches(tmp_path):
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
-    list(train(Regression(), _batches, folder=tmp_path / "one", config=_config(accumulation=2)))
+@pytest.mark.parametrize("echo", [1, 3])
+def test_two_processes_are_one_with_twice_the_micro_batches(tmp_path, echo):
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), echo), nprocs=2)
+    list(train(Regression(), _batches, folder=tmp_path / "one", config=_config(accumulation=2, echo=echo)))
     one, two = (checkpoint.load(tmp_path / name) for name in ("one", "two"))
     assert one.state["train"] == two.state["train"] and one.state["images"] == two.state["images"]
     for name, value in one.tensors["map"].items():

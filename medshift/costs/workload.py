@@ -7,7 +7,7 @@ looked for; sizes and counts are the same with any heads.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from medshift.repro.grid import load_grid
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import Profile
 from medshift.repro.stage import Plan
+from medshift.stages.searching import rounds
 from medshift.translate import MedShift
 
 __all__ = ["AUTOENCODER", "DECODING", "ENCODING", "EVALUATION", "PARTS", "TRAINING", "Work", "pair_training", "work_of"]
@@ -146,7 +147,7 @@ class _Count:
         _, channels, side, encoding, _ = self._place(plan)
         own = plan.arguments
         each = flops.evaluation(own["network"], channels, side, width=own.get("width", 1.0), backward=backward)
-        return each + (encoding if backward else 0.0)
+        return each + (encoding / own.get("echo", 1) if backward else 0.0)
 
     @cached_property
     def _steps(self) -> dict[str, tuple[Any, float]]:
@@ -213,14 +214,25 @@ class _Count:
             costs, each = [made.translator().nfe(**knobs) for knobs in choices], step / 3
         else:
             return []
-        searched = own["searched"] if own["candidates"] else 0
-        passed = images + searched * len(own["candidates"])
+        looks = _looks(own, costs)
+        passed = images + sum(n for n, _ in looks)
         *_, encoding, decoding = self._place(plan)
         return [
-            Work(name, images * max(costs) + searched * sum(costs), each),
+            Work(name, images * max(costs) + sum(n * cost for n, cost in looks), each),
             Work(f"{name}, encoding", passed, encoding, ENCODING),
             Work(f"{name}, decoding", passed, decoding, DECODING),
         ]
+
+
+def _looks(own: Mapping[str, Any], costs: Sequence[float]) -> list[tuple[int, float]]:
+    """Views and evaluations a view of each look that a search takes at a candidate, the dearest being kept."""
+    if not own["candidates"]:
+        return []
+    left, found = sorted(costs, reverse=True), list[tuple[int, float]]()
+    for n, most in rounds(len(costs), own["searched"]):
+        found += [(n, cost) for cost in left]
+        left = left[:most]
+    return found
 
 
 def _identity(plan: Plan) -> str:

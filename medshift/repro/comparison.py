@@ -91,6 +91,8 @@ def searched_plan(
 ) -> Plan:
     """Translations of validation views, and of no others, after a training that differs in some of its settings.
 
+    One that differs in none comes from shipped weights, where there are some.
+
     Args:
         profile: how large everything is.
         made: plans of ``views``, ``codec`` and ``network``.
@@ -108,9 +110,10 @@ def searched_plan(
     trainings = trainings_of(profile.comparison.seeds)
     base = trainings[name].base
     if base:
-        weights[base] = shipped_plan(profile, base, live := training_plan(profile, made, base, seed=seed)) or live
+        weights[base] = shipped_plan(profile, base, new := training_plan(profile, made, base, seed=seed)) or new
     changed = replace(trainings[name], config={**trainings[name].config, **config})
-    weights[name] = _training(profile, made, changed, weights, seed=seed, images=images)
+    live = _training(profile, made, changed, weights, seed=seed, images=images)
+    weights[name] = shipped_plan(profile, name, live) or live
     row = Row(name, "", "trained", name, knobs=changed.knobs)
     plan = _compared(profile, made, weights, row, trainings, seed=seed)
     own = {"roles": {VALIDATION: views}, "headline": VALIDATION, "knobs": {**plan.arguments["knobs"], **knobs}}

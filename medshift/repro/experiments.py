@@ -52,6 +52,7 @@ class Translation(Experiment):
 
     width: float = Field(1.0, gt=0, le=4)
     images: int = Field(0, ge=0)  # 0: the profile's
+    echo: int = Field(0, ge=0)  # 0: the profile's
     sigma_min: float = Field(0.0, ge=0, lt=1)
     label_dropout: float = Field(0.1, ge=0, lt=1)
     time_law: Literal["uniform", "logit-normal-mixed", "arcsine"] = "logit-normal-mixed"
@@ -73,7 +74,7 @@ class Comparison(Experiment):
     """One run of the experiment ``comparison``: a training of 06_baselines, judged on validation views alone."""
 
     training: str
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: float = Field(ge=0, le=1)  # 0: the comparison's
     images: int = Field(0, ge=0)  # 0: the profile's
     knobs: dict[str, float | int | str] = {}  # of the translations, over those under which the training is watched
     views: int = Field(24, ge=2)
@@ -100,7 +101,7 @@ class Comparison(Experiment):
             base,
             self.training,
             seed=seed,
-            config={"learning_rate": self.learning_rate},
+            config={"learning_rate": self.learning_rate} if self.learning_rate else {},
             images=self.images,
             knobs=self.knobs,
             views=self.views,

@@ -15,6 +15,7 @@ from medshift.repro.stage import Plan
 TRAINING: Mapping[str, Any] = {
     "width": 1.0,
     "images": 0,
+    "echo": 0,
     "sigma_min": 0.0,
     "label_dropout": 0.1,
     "time_law": "logit-normal-mixed",
@@ -75,6 +76,8 @@ def train_plan(profile: Profile, base: Mapping[str, Plan], *, seed: int, **chang
     if kind or factor:
         codec = codec_plan(profile, base["views"], base["autoencoder"], kind=kind, factor=factor)
     arguments, note = {**profile.train.model_dump(), **changes, "seed": seed}, ""
+    if arguments["echo"] == 1:  # the weights are those of a recipe that knows of none
+        del arguments["echo"]
     if arguments["accumulation"] == "auto":
         from medshift.repro.accumulation import fitted
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from medshift.errors import ParameterError
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
-OPTIONAL = ("codec.folder", "train.accumulation")  # settings that a file may leave out
+OPTIONAL = ("codec.folder", "train.accumulation", "train.echo")  # settings that a file may leave out
 
 
 class _Strict(BaseModel):
@@ -65,12 +65,16 @@ def _accumulation(value: Any) -> Any:
 
 
 class TrainProfile(_Strict):
-    """Training of the velocity network; ``auto`` takes as many micro-batches as the GPU's memory asks for."""
+    """Training of the velocity network; ``auto`` takes as many micro-batches as the GPU's memory asks for.
+
+    An exposure serves ``echo`` steps: with an autoencoder, encoding is a large part of a step.
+    """
 
     network: str
     images: int = Field(ge=1)
     batch: int = Field(ge=1)
     accumulation: Annotated[int | Literal["auto"], BeforeValidator(_accumulation)] = 1
+    echo: int = Field(1, ge=1)
     learning_rate: float = Field(gt=0)
     checkpoint_every: int = Field(ge=1)
 

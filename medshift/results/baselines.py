@@ -188,15 +188,20 @@ def against_budget(parameters: int, budget: int) -> str:
 
 
 def search_table(entries: Sequence[Entry]) -> pd.DataFrame:
-    """What was tried on validation heads before any test view was seen: PSNR to the truth [dB] by tau."""
+    """What was tried on validation heads before any test view was seen: PSNR to the truth [dB] by tau.
+
+    A value in brackets is that of the first look, at fewer views, after which a candidate was left aside.
+    """
     rows = []
     for e in entries:
         path = e.compared / "search.csv"
         if path.is_file():
             tried = pd.read_csv(path)
             taus = [f"τ = {json.loads(knobs)['tau']:g}" for knobs in tried["knobs"]]
-            found = {tau: f"{psnr:.2f}" for tau, psnr in zip(taus, tried["psnr"], strict=True)}
-            rows.append({"method": e.name, **found, "chosen": taus[int(tried["psnr"].to_numpy().argmax())]})
+            full = tried["views"] == tried["views"].max()
+            shown = [f"{v:.2f}" if whole else f"({v:.2f})" for v, whole in zip(tried["psnr"], full, strict=True)]
+            best = int(tried["psnr"].where(full).to_numpy(float, na_value=-float("inf")).argmax())
+            rows.append({"method": e.name, **dict(zip(taus, shown, strict=True)), "chosen": taus[best]})
     return pd.DataFrame(rows).fillna("")
 
 

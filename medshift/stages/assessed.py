@@ -15,7 +15,7 @@ from medshift.data.domains import EvaluationSet
 from medshift.evaluate import score
 from medshift.metrics.edges import edge_map
 from medshift.metrics.landmarks import landmark_drift, mean_drift, measured_landmarks
-from medshift.metrics.perceptual import lpips, mae, st_lpips, why_no_lpips
+from medshift.metrics.perceptual import StLpipsTo, lpips, mae, why_no_lpips
 from medshift.stages.compared import load_compared
 from medshift.stages.job import Job
 from medshift.stages.judged import PERCEPTUAL_SIDE, SetJudge, shift_done
@@ -84,7 +84,13 @@ def _judge(
     return SetJudge(every, _views(folder, role, n), source, target, deep, components, neighbours, device)
 
 
-def _scores(output: Tensor, some: EvaluationSet, source: str, target: str, *, full: bool) -> pd.DataFrame:
+@lru_cache(maxsize=4)
+def _st_lpips_to(some: KeptViews, source: str, target: str, reference: str) -> StLpipsTo:
+    """For all draws and methods of a comparison; views are the same ones where `_views` gave them."""
+    return StLpipsTo(some.exposure(source, 0) if reference == "source" else some.clean(target), some.open_field)
+
+
+def _scores(output: Tensor, some: KeptViews, source: str, target: str, *, full: bool) -> pd.DataFrame:
     """One row a view: truth and source, tone, noise; of the headline tier also perceptual metrics, edges, landmarks."""
     table = score(output, some, source, target)
     mask, entered, clean = some.open_field, some.exposure(source, 0), some.clean(target)
@@ -94,7 +100,7 @@ def _scores(output: Tensor, some: EvaluationSet, source: str, target: str, *, fu
         return table
     for name, reference in (("source", entered), ("clean", clean)):
         large = min(output.shape[-2:]) >= PERCEPTUAL_SIDE
-        table[f"st_lpips_{name}"] = st_lpips(output, reference, mask).numpy() if large else np.nan
+        table[f"st_lpips_{name}"] = _st_lpips_to(some, source, target, name)(output).numpy() if large else np.nan
         table[f"lpips_{name}"] = lpips(output, reference, mask).numpy() if large and not why_no_lpips() else np.nan
     edges = edge_map(output, clean, mask)
     table["invented"], table["lost"] = edges.invented.numpy(), edges.lost.numpy()

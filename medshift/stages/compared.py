@@ -36,7 +36,8 @@ from medshift.translate import Codec, Translator
 
 COURSE = 100  # points of a loss curve
 STYLES = 5  # images of the target, the nearest in anatomy, that a style transfer takes in turn
-TIMED, REPEATS = 8, 3  # images of the batch that is timed, and how often it is after once for warmth
+TIMED, REPEATS = 8, 3  # images of the batch that is timed, and how often at most after once for warmth
+ENOUGH = 4.0  # seconds of timed batches after which none is added: what takes long varies by less
 
 
 NOT_TIMED: Mapping[str, Any] = {"seconds_per_image": float("nan"), "timed_batch": 0}
@@ -75,8 +76,8 @@ def build(
 ) -> None:
     """Write images.safetensors (half precision, ``<role>/<draw>``), facts.json and, after a search, search.csv.
 
-    The seconds an image are those of one batch of a few views, translated by itself: the fastest of several repeats
-    after one that is not counted, the drawing of noise included.
+    The seconds an image are those of one batch of a few views, translated by itself: the fastest of up to three
+    repeats after one that is not counted, the drawing of noise included.
 
     Args:
         job: its inputs ``views`` and ``codec``; ``network``, or ``trained`` and the ``base`` it is built on,
@@ -125,8 +126,8 @@ def _timed(
 ) -> dict[str, Any]:
     """Seconds an image of one batch, see `build`, and how many images that is."""
     given = dict(knobs) | ({"style": 0} if made.styles else {})
-    took = []
-    for _ in range(1 + REPEATS):
+    took: list[float] = []
+    while len(took) < 2 or (len(took) <= REPEATS and sum(took) < ENOUGH):
         start = time.perf_counter()
         translated(made.translator, made.codec, images, source, target, given, batch=len(images), device=device)
         took.append(time.perf_counter() - start)

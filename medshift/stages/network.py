@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from medshift.errors import ParameterError
 from medshift.fast import fast, load_fast
 from medshift.flow_training import FlowMatching, load_flow
 from medshift.network import VelocityNetwork, build_network, scaled
@@ -32,6 +33,7 @@ def build(
     images: int,
     batch: int,
     accumulation: int = 1,
+    echo: int = 1,
     learning_rate: float,
     checkpoint_every: int,
     sigma_min: float = 0.0,
@@ -48,24 +50,33 @@ def build(
         images: seen in training.
         batch: effective, over processes and micro-batches.
         accumulation: micro-batches of a step.
+        echo: steps that an exposure serves, encoded once; see `medshift.train`.
         learning_rate: peak, of AdamW.
         checkpoint_every: steps between checkpoints.
         sigma_min: what is left of the noise at t = 1.
         label_dropout: probability of the null label.
         time_law: of the training times, see `medshift.flow.sample_time`.
         seed: of every random number.
+
+    Raises:
+        ParameterError: a micro-batch cannot be cut into ``echo`` equal parts.
     """
     source = open_images(job.inputs["views"], job.data)
     codec = open_codec(job.inputs["codec"], job.device)
     n, parts = micro_batch(batch, accumulation)
+    if n % echo:
+        raise ParameterError(
+            f"A micro-batch of {n} images cannot be cut into {echo} equal parts, of which each step draws one anew; "
+            "choose train.echo and train.batch so that it can."
+        )
     torch.manual_seed(seed)
     shape = scaled(network, width)
     net = build_network(network, n_domains=len(source.domains), in_channels=codec.channels, **shape).to(job.device)
     options: dict[str, Any] = {"sigma_min": sigma_min, "label_dropout": label_dropout, "time_law": time_law}
     method = FlowMatching(net, codec, source.domains, learning_rate=learning_rate, **options)
     steps = max(1, images // batch)
-    config = TrainConfig(steps=steps, seed=seed, checkpoint_every=checkpoint_every, accumulation=parts)
-    fit(job, method, source.batches(n, job.device), config, watch=_watcher(job, source, codec, steps))
+    config = TrainConfig(steps=steps, seed=seed, checkpoint_every=checkpoint_every, accumulation=parts, echo=echo)
+    fit(job, method, source.batches(n // echo, job.device), config, watch=_watcher(job, source, codec, steps))
     return {"weights' SHA-256": load_flow(job.folder).sha256}
 
 

@@ -1,4 +1,8 @@
-"""Choose a method's tau on validation views, by its translations' PSNR to the truth."""
+"""Choose a method's tau on validation views, by its translations' PSNR to the truth.
+
+By successive halving: every candidate is looked at on a few views, and the best of them on all (Jamieson and Talwalkar
+2016, arXiv:1502.07943). The curve over tau is smooth, so what is best on all views is among the best on a few.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,9 @@ from medshift.stages.calling import translated
 from medshift.stages.job import Job
 from medshift.translate import Codec, MedShift, Translator
 
+FIRST_LOOK = 4  # validation views at which every candidate is looked at: one of each head of the profile cpu
+KEPT = 4  # candidates that are looked at on all views
+
 
 def search(
     job: Job,
@@ -32,8 +39,9 @@ def search(
 ) -> Mapping[str, Any]:
     """The candidate with the best mean PSNR [dB] to the truth on validation views; all of them in search.csv.
 
-    Its column ``edge`` says of the tau that is chosen whether it is the lowest or the highest of those tried while
-    there are lower or higher ones: the best may then lie outside.
+    Its column ``views`` says on how many views a candidate was looked at; only those that saw all of them can be
+    chosen. Its column ``edge`` says of the tau that is chosen whether it is the lowest or the highest of those tried
+    while there are lower or higher ones: the best may then lie outside.
 
     Args:
         job: where to write; its input ``views``.
@@ -48,19 +56,38 @@ def search(
     """
     views = EvaluationSet(job.inputs["views"], "validation", limit=searched)
     images, truth, mask = views.exposure(source, 0), views.clean(target), views.open_field
-    if isinstance(translator, MedShift) and _differ_in_tau_alone(candidates):
-        outputs = _swept(translator, images, source, target, candidates, batch, job.device)
-    else:
-        how: dict[str, Any] = {"batch": batch, "device": job.device, "seed": (seed, 0)}
-        outputs = (translated(translator, codec, images, source, target, knobs, **how) for knobs in candidates)
-    rows = [
-        {"knobs": json.dumps(dict(knobs)), "psnr": float(psnr(output, truth, mask).mean()), "edge": "none"}
-        for knobs, output in zip(candidates, outputs, strict=True)
-    ]  # type: list[dict[str, Any]]
-    best = max(range(len(rows)), key=lambda k: float(rows[k]["psnr"]))
+
+    def scored(some: Sequence[int], n: int) -> dict[int, float]:
+        tried = [candidates[k] for k in some]
+        if isinstance(translator, MedShift) and _differ_in_tau_alone(tried):
+            outputs = _swept(translator, images[:n], source, target, tried, batch, job.device)
+        else:
+            how: dict[str, Any] = {"batch": batch, "device": job.device, "seed": (seed, 0)}
+            outputs = (translated(translator, codec, images[:n], source, target, knobs, **how) for knobs in tried)
+        return {
+            k: float(psnr(output, truth[:n], mask[:n]).mean()) for k, output in zip(some, outputs, strict=True)
+        }
+
+    found: dict[int, tuple[float, int]] = {}  # candidate -> PSNR, and on how many views
+    left = list(range(len(candidates)))
+    for n, most in rounds(len(candidates), len(images)):
+        looked = scored(left, n)
+        found |= {k: (value, n) for k, value in looked.items()}
+        left = sorted(sorted(left, key=lambda k: -looked[k])[:most])
+    (best,) = left
+    rows: list[dict[str, Any]] = [
+        {"knobs": json.dumps(dict(candidates[k])), "psnr": value, "views": n, "edge": "none"}
+        for k, (value, n) in found.items()
+    ]
     rows[best]["edge"] = edge_of(candidates[best]["tau"], [knobs["tau"] for knobs in candidates])
     pd.DataFrame(rows).to_csv(job.folder / "search.csv", index=False)
     return candidates[best]
+
+
+def rounds(candidates: int, views: int) -> list[tuple[int, int]]:
+    """Views of each round of a search, and how many candidates are left after it; the last leaves one."""
+    few = [(FIRST_LOOK, KEPT)] if candidates > KEPT and views > FIRST_LOOK else []
+    return [*few, (views, 1)]
 
 
 def edge_of(tau: float, tried: Sequence[float]) -> str:

@@ -3,6 +3,10 @@
 `train` is a generator: each optimiser step yields a `StepRecord`, and logging, pictures and stopping early live in
 the caller's ``for`` loop. It drives anything that has the four methods of `Trainable`.
 
+What of an example does not depend on the weights, such as its latent, a method may do beforehand (`Preparing`). With
+``echo`` = e every example then serves e steps in a row, each time beside others and with other noise and times: a batch
+is e parts, of which one is new (data echoing, Choi et al. 2019, arXiv:1907.05550).
+
 Every random number of a step comes from generators seeded by (seed, step, index of the micro-batch over all ranks).
 Nothing else is random, the learning rate is a function of the step, and a checkpoint holds weights, averages and
 moments exactly. So a run that was stopped anywhere and started again by the same call ends with the same weights, bit
@@ -16,7 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +31,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medshift import checkpoint
 from medshift.errors import CheckpointError, TrainingError
 from medshift.processes import StopSignals, World
-from medshift.schedules import TrainConfig, average_decay, schedule, step_seed, training_dtype
+from medshift.schedules import DRAWS, TrainConfig, average_decay, schedule, step_seed, training_dtype
 
-__all__ = ["StepRecord", "TrainConfig", "Trainable", "train"]
+__all__ = ["Preparing", "StepRecord", "TrainConfig", "Trainable", "train"]
 
 Batch = Sequence[Tensor]  # the first entry is (B, ...)
 Batches = Callable[[int, torch.Generator], Batch]
@@ -55,6 +59,14 @@ class Trainable(Protocol):
 
     def state(self) -> dict[str, Any]:
         """JSON values that say what this is and rebuild it: kind, architecture, codec, hyperparameters."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A `Trainable` whose `step` takes what `prepare` makes of a batch."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A batch of as many examples, by no weight that is learnt; without gradients, in the run's precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +106,8 @@ def train(
 
     Args:
         method: what to train; its modules are on the device to use.
-        batches: ``batches(step, generator)`` makes a micro-batch, every random choice of it from the generator, which
-            is one of the modules' device.
+        batches: ``batches(step, generator)`` makes a micro-batch, or with ``echo`` = e an e-th of one, every random
+            choice of it from the generator, which is one of the modules' device.
         folder: of the run's checkpoints.
         config: how to train.
         data: JSON values that say what the batches are made of; a run resumes only with the same.
@@ -143,6 +155,7 @@ class _Run:
             self.averages[name] = AveragedModel(self.modules[name]).requires_grad_(False).eval()
         self.peaks = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimizers.items()}
         self.step, self.images = 0, 0
+        self.drawn: dict[tuple[int, int], Batch] = {}  # with echo: number of the draw, index -> examples still in use
         self.unchecked: list[tuple[int, Tensor]] = []
         self.identity = self._identity(data)
 
@@ -151,6 +164,8 @@ class _Run:
         config = dataclasses.asdict(self.config)
         for name in ("checkpoint_every", "keep", "check_every", "accumulation", "precision"):
             del config[name]
+        if config["echo"] == 1:  # as runs say that know of none
+            del config["echo"]
         config["micro_batches"] = self.config.accumulation * self.world.size
         config["precision"] = str(self.dtype or torch.float32).removeprefix("torch.")
         config["learning_rate"] = self.peaks
@@ -187,13 +202,17 @@ class _Run:
         total: dict[str, Tensor] = {}
         devices = [self.device] if self.device.type == "cuda" else []
         for part in range(parts):
-            seed = step_seed(self.config.seed, self.step, self.world.rank * parts + part)
+            index = self.world.rank * parts + part
+            seed = step_seed(self.config.seed, self.step, index)
             generator = torch.Generator(self.device).manual_seed(seed)
             # Dropout knows torch's global random state only: seed that too, and give it back as it was.
             with torch.random.fork_rng(devices):
                 torch.manual_seed(seed)
-                batch = self.batches(self.step, generator)
-                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                if self.config.echo == 1:
+                    batch = self._prepared(self.step, generator)
+                else:
+                    batch = self._echoed(index)
+                with self._precision():
                     losses = self.method.step(batch, generator)
                 for name, optimizer in self.optimizers.items():
                     if name in losses:
@@ -203,6 +222,32 @@ class _Run:
                 total[name] = total.get(name, 0.0) + loss.detach().float() / parts
         self.world.average(list(total.values()))
         return total
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def _prepared(self, number: int, generator: torch.Generator) -> Batch:
+        batch = self.batches(number, generator)
+        if not isinstance(self.method, Preparing):
+            return batch
+        with torch.no_grad(), self._precision():
+            return self.method.prepare(batch)
+
+    def _echoed(self, index: int) -> Batch:
+        """Examples of the draws that this step and those around it share, joined.
+
+        Step s uses draws s to s + e - 1. A draw is a function of its number, so a run that goes on makes those anew
+        that it has forgotten.
+        """
+        numbers = range(self.step, self.step + self.config.echo)
+        for number in numbers:
+            if (number, index) not in self.drawn:
+                seed = step_seed(self.config.seed, number, index, DRAWS)
+                generator = torch.Generator(self.device).manual_seed(seed)
+                self.drawn[number, index] = self._prepared(number, generator)
+        parts = [self.drawn[number, index] for number in numbers]
+        del self.drawn[self.step, index]
+        return [torch.cat(same) for same in zip(*parts, strict=True)]
 
     def check_finite(self) -> None:
         """Raise `TrainingError` if a loss or gradient since the last check was NaN or infinite."""
