@@ -139,11 +139,14 @@ class OneStep:
 
 
 def encoded_halves(codec: Codec, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Latents (B,C,h,w) of the source's and of the target's half of a batch of images (2B,1,H,W), in float32."""
+    """Latents (B,C,h,w), float32, of the source's and of the target's half of a batch of images (2B,1,H,W).
+
+    They are made in the precision of the training, as those of MedShift are: see `medshift.flow_training.FlowMatching`.
+    """
     images = batch[0]
     if len(images) % 2:
         raise ParameterError(f"A batch of {len(images)} images has no two halves; expected an even number.")
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad():
         latents = codec.encode(images.float())
     source, target = latents.chunk(2)
     return source, target

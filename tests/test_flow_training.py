@@ -1,5 +1,6 @@
 """What the training of MedShift may round off, and what it may not."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from torch import Tensor
 from medshift.codec import KLCodec, PatchCodec
 from medshift.data.domains import DOMAINS
 from medshift.flow_training import FlowMatching, load_flow
+from medshift.methods import training
 from medshift.network import NetworkConfig, VelocityNetwork
+from medshift.pairwise import Pair, encoded_halves
 from medshift.schedules import TrainConfig
 from medshift.train import train
 
@@ -65,10 +68,22 @@ def test_encoding_in_half_precision_rounds_off_less_than_any_image_shows(codec: 
         assert (codec.decode(exact) - codec.decode(rounded)).mean().abs() < 2e-3
 
 
+def test_methods_for_a_pair_are_trained_on_latents_of_the_same_precision(codec: KLCodec) -> None:
+    x, own = images(32, 3000), copy.deepcopy(codec)
+    method = training("cut", own, Pair("a", "b", ("a", "b")), {})
+    assert method.modules()["codec"] is own
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        halves, whole = encoded_halves(own, (x,)), flow(codec).codec.encode(x)
+    assert all(half.dtype == torch.float32 and len(half) == 16 for half in halves)
+    torch.testing.assert_close(torch.cat(halves), whole, rtol=0, atol=0)
+    assert psnr(codec.decode(codec.encode(x)), codec.decode(torch.cat(halves))) > 45
+
+
 def test_patches_are_rounded_by_nothing() -> None:
     x, patches = images(8, 0), PatchCodec(2).fit(images(64, 1))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(flow(patches).codec.encode(x), patches.encode(x))
+        assert torch.equal(torch.cat(encoded_halves(patches, (x,))), patches.encode(x))
 
 
 def test_a_codec_that_was_trained_with_is_read_back_as_it_was(codec: KLCodec, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def work(grid, index: int) -> Plan:
 
 def test_what_the_companion_promises_is_shipped():
     wanted = {"guidance", "sizes", "solvers", "sigma_min", "null_encode", "guidance_legs", "pixel_latent", "time_law",
-              "label_dropout", "comparison_search", "comparison_search_full"}  # fmt: skip
+              "label_dropout", "comparison_search", "comparison_search_full", "echo"}  # fmt: skip
     assert {path.stem for path in SHIPPED} == wanted
 
 

@@ -31,7 +31,6 @@ NOT_COUNTED = (
     "validation losses and pictures during training",
     "normalisation, activations, the optimiser and the moving average: few operations, much memory traffic",
     "baselines without a network, the adaptive solver dopri5, failures shown in 99, optimal-transport assignments",
-    "that codecs encode in float32 while methods of 06 train, at half the speed of bfloat16 or less",
     "start-up, compilation, loading, writing checkpoints",
 )
 

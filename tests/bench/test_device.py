@@ -22,7 +22,7 @@ from peers.ours import Ours
 from peers.roster import BASE, FAST, NAMES, absent, half, make
 from rooflines import GOOD, HEADER, classes, operations, rows
 from torch import Tensor
-from trainings import BEST, RELEASED, Trainings, endless, rendered
+from trainings import BEST, OURS, RELEASED, Trainings, endless, rendered
 
 from medshift.codec_training import KLTraining
 from medshift.costs.measured import Step, Steps, write_steps
@@ -114,7 +114,7 @@ def test_training(report: Any, work: Work, steps: dict[str, Step], tmp_path: Pat
         cells = [f"{batch / timing.median:.3g}", timing.spread(lambda seconds: batch / seconds)]
         cells += [ratio(base[basis], timing) for basis in (RELEASED, BEST)]
         lines.append([key, name(way.dtype), *cells, tops.share(done, timing.median, way.dtype)])
-        if way.basis not in (RELEASED, BEST):
+        if way.basis == OURS:
             noted(steps, TRAINING, batch, done, timing)
     header = [f"batch {batch}, images of {profile.size}²", "products in", "images/s", "turns"]
     header += ["× predecessor as released", "× predecessor at its best", "of the best product"]

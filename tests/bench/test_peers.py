@@ -240,7 +240,8 @@ def test_training(report: Any, case: str, tmp_path: Path) -> None:
         f"Images of {side}², codec: {whose[case]}; 6.8 M parameters. *As released*: float32, AdamW as torch makes it, "
         "every batch encoded. *At its best*: bfloat16 autocast where the machine has it, channels-last, fused AdamW, "
         f"latents encoded once. Ours is `medshift.train.train` over the batches of the stage ({OURS}: noise of the "
-        f"acquisition drawn and images encoded at every step), which peers do only where their row says so. {SPREAD} "
+        f"acquisition drawn and images encoded at every step), which peers do only where their row says so; where an "
+        f"exposure serves two steps, half of a batch is new and half that of the step before. {SPREAD} "
         f"Memory is that of a fresh process. {tops}"
     )
     title = f"Training, {whose[case].partition(',')[0]}"

@@ -27,7 +27,8 @@ from medshift.schedules import TrainConfig, autocast_dtype
 from medshift.stages.images import RenderedImages
 from medshift.train import train
 
-RELEASED, BEST, OURS = "as released", "at its best", "ours"
+RELEASED, BEST, OURS, ECHOED = "as released", "at its best", "ours", "ours, echoed"
+SERVED = 2  # steps that an exposure serves where it is echoed
 VIEWS = 4  # of each domain; the work of a batch does not depend on how many there are
 Step = Callable[[], object]
 Codec = PatchCodec | KLCodec
@@ -38,7 +39,7 @@ class Way:
     """One way to train.
 
     Args:
-        basis: `OURS`, `RELEASED` or `BEST`.
+        basis: `OURS`, `ECHOED`, `RELEASED` or `BEST`.
         dtype: of its products.
         start: makes the optimiser step, with a network of its own.
     """
@@ -73,9 +74,9 @@ def stepping(module: torch.nn.Module, loss: Callable[[], Tensor], *, fused: bool
     return step
 
 
-def endless() -> TrainConfig:
+def endless(echo: int = 1) -> TrainConfig:
     """A run that is never finished, so that no checkpoint is written."""
-    return TrainConfig(steps=10**6, checkpoint_every=10**6)
+    return TrainConfig(steps=10**6, checkpoint_every=10**6, echo=echo)
 
 
 class Trainings:
@@ -113,14 +114,20 @@ class Trainings:
             if name in self.names:
                 found[f"{said}, as released"] = Way(RELEASED, plain, partial(self.theirs, name, RELEASED))
                 found[f"{said}, at its best"] = Way(BEST, half, partial(self.theirs, name, BEST))
-        found["medshift.train, as the stage trains"] = Way(OURS, half, self.ours)
+        found["medshift.train, every exposure new"] = Way(OURS, half, self.ours)
+        if isinstance(self.codec, KLCodec) and self.batch % SERVED == 0:  # patches cost nothing to make
+            found["medshift.train, an exposure serves two steps"] = Way(ECHOED, half, partial(self.ours, SERVED))
         return found
 
-    def ours(self) -> Step:
-        """`medshift.train.train` over the stage's own batches: noise drawn and images encoded at every step."""
+    def ours(self, echo: int = 1) -> Step:
+        """`medshift.train.train` over the stage's own batches: noise drawn and images encoded at every step.
+
+        With ``echo`` that is done for so great a part of a batch, and the rest is of the steps before.
+        """
         network = copy.deepcopy(self.network).requires_grad_(True).train()
         method = FlowMatching(network, copy.deepcopy(self.codec), DOMAINS)  # which arranges its weights otherwise
-        return partial(next, train(method, self.draw, folder=self.place, config=endless()))
+        draw = RenderedImages(self.views).batches(self.batch // echo, str(self.device))
+        return partial(next, train(method, draw, folder=self.place, config=endless(echo)))
 
     def theirs(self, name: str, way: str) -> Step:
         """A peer's step; as `OURS` says, the fast one on batches like ours."""
