@@ -165,6 +165,7 @@ def cost_table(entries: Sequence[Entry]) -> pd.DataFrame:
         row["parameters [M]"] = f"{facts['parameters'] / 1e6:.2f}"
         row["of the budget"] = against_budget(facts["parameters"], small[0]) if small and facts["parameters"] else ""
         row["in training [M]"] = f"{facts['in_training'] / 1e6:.2f}"
+        row["learning rate"] = f"{facts['learning_rate']:g}" if "learning_rate" in facts else ""
         row["optimiser steps"] = trained.steps if trained else ""
         row["images seen"] = facts["images_seen"]
         row["images, its base's included"] = trained.images_in_all if trained else facts["images_seen"]

@@ -223,6 +223,7 @@ def _trained(job: Job) -> Opened:
     kept = _size([modules[name] for name in made.kept]) + under
     total = (int(state.get("parameters_in_training", 0)) or _size(modules.values())) + under
     found = Opened(made.translator(), codec, kept, total, int(state["images"]), made.deviation)
+    found.extra["learning_rate"] = state["method"]["config"]["learning_rate"]
     watched = folder / "watched.jsonl"
     if watched.is_file():
         looks = (json.loads(line) for line in watched.read_text().splitlines())

@@ -18,6 +18,7 @@ from medshift.repro.parameters import NOTEBOOKS
 from medshift.repro.pipeline import plans
 from medshift.repro.profiles import load_profile
 from medshift.repro.provenance import command_of, read_stamp
+from medshift.repro.runner import paper_tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000), pytest.mark.xdist_group("smoke")]
 
@@ -58,6 +59,16 @@ def test_smoke_draws_every_figure_without_a_network(smoke_run: SmokeRun) -> None
     assert asked <= found, "no claim waits for a finding that nobody writes"
     headline = pd.read_csv(figures / "04_headline.csv")
     assert {"T0", "T1", "T2", "T3"} == set(headline["tier"])
+
+
+def test_no_notebook_reads_a_stage_that_it_did_not_name(smoke_run: SmokeRun) -> None:
+    """What is named is built ahead, on all cores, and asked for by the receipt; the rest is found out too late."""
+    for one in paper_tasks("smoke", out_dir=str(smoke_run.out)):
+        number = one.notebook.stem[:2]
+        named = {inner.key for plan in one.plans.values() for inner in plan.chain()}
+        stamps = [json.loads(p.read_text())["stamp"] for p in (one.folder / "figures").glob(f"{number}_*.json")]
+        read = {name: key for stamp in stamps for name, key in stamp["stages"].items()}
+        assert stamps and not [name for name, key in read.items() if key not in named], number
 
 
 def test_nothing_that_leaves_the_machine_names_it(smoke_run: SmokeRun) -> None:
