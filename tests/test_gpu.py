@@ -178,13 +178,14 @@ def test_batches_and_steps_on_a_gpu_wait_for_nothing(stage_inputs):
     ]
     for draw in draws:
         draw(0, torch.Generator(GPU).manual_seed(0))  # tables of the acquisition are sent once
-    method.step(draws[0](0, torch.Generator(GPU).manual_seed(0)), torch.Generator(GPU).manual_seed(0))
+    first = method.prepare(draws[0](0, torch.Generator(GPU).manual_seed(0)))
+    method.step(first, torch.Generator(GPU).manual_seed(0))
     torch.cuda.set_sync_debug_mode("error")
     try:
         generator = torch.Generator(GPU).manual_seed(1)
         for draw in draws:
             batch = draw(1, generator)
-        method.step((batch[0], batch[1] % len(DOMAINS)), generator)
+        method.step(method.prepare((batch[0], batch[1] % len(DOMAINS))), generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

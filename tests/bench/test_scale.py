@@ -218,7 +218,7 @@ def test_parts_of_a_step(report: Any) -> None:
 
     def forward() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            held["loss"] = method.step(held["batch"], generator)["network"]
+            held["loss"] = method.step(method.prepare(held["batch"]), generator)["network"]
 
     def optimiser() -> None:
         clip_grad_norm_(method.network.parameters(), 1.0)
