@@ -1,7 +1,10 @@
 """Figures of the comparison: labels that never meet, axes that flatten no loss, samples in their place."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -62,6 +65,20 @@ def test_losses_that_differ_by_decades_get_a_log_axis_linear_around_zero_where_s
         zero = [line for line in axis.lines if set(line.get_ydata()) == {0.0}]
         assert len(zero) == (scale == "symlog")
         plt.close(figure)
+
+
+@pytest.mark.parametrize("own", [[-30.0, 140.0, -33.0, 0.004], [-1.5, 2.0, 0.001, -0.002], [-200.0, 0.3, 12.0, -0.001]])
+def test_numbers_at_an_axis_around_zero_do_not_lie_on_each_other(own: list[float]) -> None:
+    figure = losses(critic=own, energy=[0.01, 0.4, 0.1, 0.02])
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    bottom, top = sorted(axis.get_ylim())
+    ticks = zip(axis.get_yticks(), axis.get_yticklabels(), strict=True)
+    shown = [label for tick, label in ticks if bottom <= tick <= top]
+    boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.y0)
+    assert axis.get_yscale() == "symlog" and len(boxes) >= 2
+    assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
+    plt.close(figure)
 
 
 def test_the_legend_of_losses_stands_beside_the_curves() -> None:

@@ -66,6 +66,26 @@ def test_watching_does_not_change_the_training(stage_inputs, trained, tmp_path, 
     assert looks[-1]["images"] == 160 and set(looks[0]["by_head"]) == {"2", "3"}
 
 
+def test_exposures_that_serve_two_steps_train_on_as_many_images(stage_inputs, trained, tmp_path, monkeypatch):
+    drawn, own = [], RenderedImages.batches
+
+    def watched(self, batch, device):
+        drawn.append(batch)
+        return own(self, batch, device)
+
+    monkeypatch.setattr(RenderedImages, "batches", watched)
+    network.build(Job(tmp_path, stage_inputs), **TRAINING, echo=2)
+    echoed, plain = load_flow(tmp_path), load_flow(trained["network"])
+    assert drawn == [TRAINING["batch"] // 2] and echoed.state["images"] == plain.state["images"]
+    assert echoed.state["train"]["echo"] == 2 and echoed.sha256 != plain.sha256
+
+
+def test_a_batch_that_cannot_be_shared_among_steps_is_refused(stage_inputs, tmp_path):
+    with pytest.raises(ParameterError, match=r"16 images cannot be cut into 3 equal parts.*train\.echo"):
+        network.build(Job(tmp_path, stage_inputs), **TRAINING, echo=3)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_validation_loss_is_the_velocitys_mean_square_for_the_zero_field_and_zero_for_the_truth(stage_inputs):
     own = codec.open_codec(stage_inputs["codec"])
     loss = ValidationLoss(stage_inputs["views"], own)

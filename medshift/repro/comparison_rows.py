@@ -46,6 +46,11 @@ class Row:
         name = self.name.partition(", seed")[0]
         return DEVIATIONS.get(name) or DEVIATIONS.get(name.partition("=")[0].removesuffix(" τ"), "")
 
+    @property
+    def searched(self) -> str:
+        """What differs beside that by a search of ours, and so is not for its class to say."""
+        return SEARCHED.get(self.name.partition(",")[0], "")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -173,6 +178,8 @@ DEVIATIONS: Mapping[str, str] = {
     "Z-STAR": "Null label and plain inversion, not null-text inversion; one attention module, 16 tokens.",
     "Z-STAR, twice the size, τ=0.3": "As Z-STAR, enlarged without loss, 64 tokens; 15 steps; from τ = 0 it fails.",
 }
+_RATE = "Three times the published learning rate, as searched on validation heads."
+SEARCHED: Mapping[str, str] = {"CycleGAN": _RATE, "UNSB": _RATE}
 STAGES = ("compared", "assessed")  # of every row
 MOST_SEEDS = 3  # of a profile
 

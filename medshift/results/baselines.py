@@ -176,7 +176,7 @@ def cost_table(entries: Sequence[Entry]) -> pd.DataFrame:
         )
         row["knobs"] = knobs
         row["last fifth moved by"] = "" if not e.rest.trained else str(e.rest)
-        row["deviation from the original"] = e.deviation or facts["deviation"]
+        row["deviation from the original"] = f"{e.deviation or facts['deviation']} {e.searched}".rstrip()
         rows.append(row)
     return pd.DataFrame(rows)
 

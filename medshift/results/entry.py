@@ -61,6 +61,7 @@ class Entry:
         deviation: what differs from the method as published; empty where its facts say it.
         trained: the training whose network translates; none where there is no network.
         further: the same folders of further seeds of that training.
+        searched: what differs beside that by a search.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Entry:
     deviation: str = ""
     trained: Trained | None = None
     further: tuple[tuple[Path, Path], ...] = ()
+    searched: str = ""
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Choose a method's tau on validation views, by its translations' PSNR to the truth.
 
 By successive halving: every candidate is looked at on a few views, and the best of them on all (Jamieson and Talwalkar
-2016, arXiv:1502.07943). The curve over tau is smooth, so what is best on all views is among the best on a few.
+2016, arXiv:1502.07943). What is best on all views is likely among the best on a few, since the curve over tau is
+smooth; it need not be. docs/searches.md compares it to looking at all on all.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from torch import Tensor
 
 from medshift.viz.labels import plain_log
@@ -224,8 +224,8 @@ def _scaled(axis: Axes, values: np.ndarray) -> None:
     else:
         small = float(10.0 ** np.floor(np.log10(np.quantile(sizes, 0.05))))
         axis.set_yscale("symlog", linthresh=small)
-        ticks = SymmetricalLogLocator(base=10, linthresh=small)
-        ticks.set_params(numticks=5)
-        axis.yaxis.set_major_locator(ticks)
+        # Where it is linear, labels of its ends would lie on that of zero.
+        far = 10.0 ** np.floor(np.log10(sizes.max()))
+        axis.yaxis.set_major_locator(FixedLocator([-far, 0.0, far]))
     if values.min() < 0:
         axis.axhline(0.0, color="0.7", linewidth=0.6, zorder=0)
